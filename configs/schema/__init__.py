@@ -1,0 +1,64 @@
+"""The typed schema every YAML file obeys: frozen pydantic models, unknown keys forbidden.
+
+One file per concern. `KINDS` maps a file's `kind:` to the model that reads it.
+"""
+
+from configs.schema.base import Frozen
+from configs.schema.cluster import ClusterConfig
+from configs.schema.data import DataConfig
+from configs.schema.engine import (
+    CheckpointConfig,
+    EngineConfig,
+    OptimizerConfig,
+    ScheduleConfig,
+)
+from configs.schema.experiment import ExperimentConfig, GenerateStep, StepConfig
+from configs.schema.generate import GenerateConfig
+from configs.schema.masked import MaskedConfig
+from configs.schema.modality import ClassInfo, Codec, Display, Modality
+from configs.schema.run import RunConfig, Stage1Config, Stage2Config, TokenizeConfig
+from configs.schema.shards import (
+    GeoTiffSourceConfig,
+    ShardsConfig,
+    SyntheticSourceConfig,
+)
+from configs.schema.tokenizer import TokenizerConfig, WordPieceConfig
+
+KINDS: dict[str, type[Frozen]] = {
+    "shards": ShardsConfig,
+    "stage1": Stage1Config,
+    "tokenize": TokenizeConfig,
+    "stage2": Stage2Config,
+    "generate": GenerateConfig,
+    "experiment": ExperimentConfig,
+    "cluster": ClusterConfig,
+}
+
+__all__ = [
+    "KINDS",
+    "CheckpointConfig",
+    "ClassInfo",
+    "ClusterConfig",
+    "Codec",
+    "DataConfig",
+    "Display",
+    "EngineConfig",
+    "ExperimentConfig",
+    "Frozen",
+    "GenerateConfig",
+    "GenerateStep",
+    "GeoTiffSourceConfig",
+    "MaskedConfig",
+    "Modality",
+    "OptimizerConfig",
+    "RunConfig",
+    "ScheduleConfig",
+    "ShardsConfig",
+    "Stage1Config",
+    "Stage2Config",
+    "StepConfig",
+    "SyntheticSourceConfig",
+    "TokenizeConfig",
+    "TokenizerConfig",
+    "WordPieceConfig",
+]

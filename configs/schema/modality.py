@@ -1,0 +1,100 @@
+"""What one modality is: the row of the modality registry."""
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from configs.schema.base import Frozen
+
+Kind = Literal["image", "classes", "text", "coordinates", "date"]
+
+
+class Codec(Frozen):
+    """How an array of this modality is stored in a shard.
+
+    `npy` is the raw NumPy format; `blosc2` is one blosc2 frame around the array's bytes.
+    `delta` subtracts the left neighbour first, which pays for smooth integer fields.
+    """
+
+    name: Literal["npy", "blosc2"] = "npy"
+    level: int = Field(default=1, ge=0, le=9)
+    filter: Literal["bitshuffle", "shuffle", "none"] = "bitshuffle"
+    delta: bool = False
+
+
+class ClassInfo(Frozen):
+    """One value of a categorical map."""
+
+    value: int = Field(ge=0, le=255)
+    name: str
+    color: str = Field(pattern=r"^#[0-9a-fA-F]{6}$")
+
+
+class Display(Frozen):
+    """How the modality is shown to a person: up to three bands and the range mapped to black..white.
+
+    Without `range` the picture stretches between the 2nd and 98th percentile of what it shows.
+    """
+
+    bands: tuple[str, ...] = ()
+    range: tuple[float, float] | None = None
+    colormap: str | None = None
+
+
+class Modality(Frozen):
+    """A row of the registry.
+
+    `order` fixes the order in which encoders run and columns appear, everywhere and for ever.
+    `nodata` marks pixels that carry no measurement; they never enter statistics or losses.
+    `valid_range` is inclusive, in `unit`; what lies outside is reported by `shards verify`.
+    """
+
+    name: str = Field(pattern=r"^[A-Za-z][A-Za-z0-9]*$")
+    title: str
+    order: int = Field(ge=0)
+    kind: Kind
+    bands: tuple[str, ...] = ()
+    unit: str = ""
+    dtype: Literal["uint8", "int16", "uint16", "float32", "float64", "utf8"]
+    nodata: float | None = None
+    valid_range: tuple[float, float] | None = None
+    statistics: str | None = None
+    gsd_m: float | None = Field(default=None, gt=0)
+    patch_px: int | None = Field(default=None, gt=0)
+    resampling: Literal["nearest", "bilinear", "cubic", "average"] = "nearest"
+    codec: Codec = Codec()
+    classes: tuple[ClassInfo, ...] = ()
+    display: Display = Display()
+    notes: str = ""
+
+    @property
+    def num_bands(self) -> int:
+        return len(self.bands)
+
+    @property
+    def is_map(self) -> bool:
+        """True for what has pixels: continuous images and class maps."""
+        return self.kind in ("image", "classes")
+
+    @property
+    def num_classes(self) -> int:
+        """Size of the class axis: one more than the largest class value, so values index it."""
+        return 1 + max(c.value for c in self.classes)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Modality":
+        if self.is_map and not (self.bands and self.gsd_m and self.patch_px):
+            raise ValueError(f"{self.name}: a {self.kind} modality needs bands, gsd_m and patch_px")
+        if self.kind == "classes" and not self.classes:
+            raise ValueError(f"{self.name}: a class map needs its list of classes")
+        if self.kind == "classes" and self.resampling != "nearest":
+            raise ValueError(
+                f"{self.name}: class maps are resampled by nearest neighbour only; "
+                "any other rule invents classes"
+            )
+        unknown = set(self.display.bands) - set(self.bands)
+        if unknown:
+            raise ValueError(
+                f"{self.name}: display names bands that do not exist: {sorted(unknown)}"
+            )
+        return self

@@ -1,0 +1,57 @@
+"""The three things `python -m pipeline` runs over shards: stage 1, tokenize, stage 2."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from configs.schema.base import Frozen
+from configs.schema.data import DataConfig
+from configs.schema.engine import EngineConfig
+from configs.schema.masked import MaskedConfig
+from configs.schema.tokenizer import TokenizerConfig
+
+
+class RunConfig(Frozen):
+    """What every training run has: a folder, data, and an engine."""
+
+    out: Path
+    data: DataConfig
+    engine: EngineConfig
+
+
+class Stage1Config(RunConfig):
+    """Train the tokenizer of one modality."""
+
+    kind: Literal["stage1"]
+    modality: str
+    tokenizer: TokenizerConfig = TokenizerConfig()
+
+
+class TokenizeConfig(Frozen):
+    """Run frozen tokenizers over a shard set; tokens go beside the pixels, same shard and slot.
+
+    `tokenizers` maps a modality to the stage-1 run that made its tokenizer; coordinates and date
+    need none. `crops` is the number of fixed windows per side: 1 is the centre, 3 a 3 x 3 grid.
+    """
+
+    kind: Literal["tokenize"]
+    data: DataConfig
+    tokenizers: dict[str, Path] = {}
+    modalities: tuple[str, ...] = ()
+    crops: int = Field(default=1, gt=0)
+    batch: int = Field(default=64, gt=0)
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+
+    @model_validator(mode="after")
+    def _something(self) -> "TokenizeConfig":
+        if not self.tokenizers and not self.modalities:
+            raise ValueError("name at least one entry in `tokenizers` or `modalities`")
+        return self
+
+
+class Stage2Config(RunConfig):
+    """Train the masked multi-modal transformer over tokens and pixel patches."""
+
+    kind: Literal["stage2"]
+    masked: MaskedConfig
