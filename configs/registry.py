@@ -1,6 +1,7 @@
 """The modality registry and the statistics sets, read once from the YAML files beside this module."""
 
 import functools
+import itertools
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,7 +29,7 @@ def modality_registry() -> dict[str, Modality]:
     """
     entries = [_read_modality(path) for path in sorted((_ROOT / "modalities").glob("*.yaml"))]
     entries.sort(key=lambda m: m.order)
-    for left, right in zip(entries, entries[1:], strict=False):
+    for left, right in itertools.pairwise(entries):
         if left.order == right.order:
             raise ConfigError(
                 f"modalities {left.name} and {right.name} have the same order {left.order}"

@@ -4,11 +4,30 @@
 
 A sample may lack any modality: presence is an explicit bit from the source to the index. A shard
 exists when it is committed (temporary name, fsync, rename) and not before. Nothing here imports
-torch.
+torch, and importing this package imports nothing heavier than the errors: the rest loads on use.
 """
 
-from shards.dataset import Dataset, open_dataset
+from typing import TYPE_CHECKING, Any
+
 from shards.errors import ShardError
-from shards.sample import Sample, SampleMeta
+
+if TYPE_CHECKING:
+    from shards.dataset import Dataset, open_dataset
+    from shards.sample import Sample, SampleMeta
 
 __all__ = ["Dataset", "Sample", "SampleMeta", "ShardError", "open_dataset"]
+
+_HOMES = {
+    "Dataset": "shards.dataset",
+    "open_dataset": "shards.dataset",
+    "Sample": "shards.sample",
+    "SampleMeta": "shards.sample",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'shards' has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(_HOMES[name]), name)

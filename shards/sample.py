@@ -8,9 +8,14 @@
 A modality that is missing has no entry. There is no sentinel for "missing".
 """
 
+import datetime
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
+
+from configs.schema.modality import Modality
+from shards.errors import SampleError
 
 Part = np.ndarray | str
 
@@ -39,3 +44,45 @@ class Sample:
     key: str
     parts: dict[str, Part]
     meta: SampleMeta
+
+
+def check_sample(sample: Sample, modalities: Mapping[str, Modality]) -> None:
+    """Hold a sample against the registry before it is stored.
+
+    Raises SampleError for a part that is unknown or differs from its row in type, shape or classes.
+    """
+    for name, part in sample.parts.items():
+        if name not in modalities:
+            raise SampleError(
+                f"sample {sample.key!r} has a part {name!r} that its source did not announce"
+            )
+        wrong = part_problem(part, modalities[name])
+        if wrong:
+            raise SampleError(f"sample {sample.key!r}, {name}: {wrong}")
+
+
+def part_problem(part: Part, row: Modality) -> str | None:
+    """What makes `part` differ from its registry row, in words; None when nothing does."""
+    if row.kind in ("text", "date"):
+        if not isinstance(part, str):
+            return f"expected text, found {type(part).__name__}"
+        return _date_problem(part) if row.kind == "date" else None
+    if not isinstance(part, np.ndarray):
+        return f"expected an array, found {type(part).__name__}"
+    if part.dtype != np.dtype(row.dtype):
+        return f"expected {row.dtype}, found {part.dtype}"
+    if row.kind == "coordinates":
+        return None if part.shape == (2,) else f"expected shape (2,), found {part.shape}"
+    if part.ndim != 3 or part.shape[0] != row.num_bands or 0 in part.shape:
+        return f"expected shape ({row.num_bands}, H, W), found {part.shape}"
+    if row.kind == "classes" and int(part.max()) >= row.num_classes:
+        return f"class {int(part.max())} is not one of 0 .. {row.num_classes - 1}"
+    return None
+
+
+def _date_problem(text: str) -> str | None:
+    try:
+        datetime.date.fromisoformat(text)
+    except ValueError:
+        return f"expected a day such as 2021-07-23, found {text!r}"
+    return None

@@ -1,0 +1,82 @@
+# make demo     the whole pipeline on the synthetic Earth, from nothing but Python 3.11+
+# make test     everything CI checks
+#
+# Both make a .venv first, once. Variables:
+#   PYTHON=python3.12       the interpreter the .venv is made with
+#   TORCH="torch==2.13.0"   what pip is asked for first, such as another version or a CPU index
+#   ARGS="..."              more arguments for the command of the target
+
+PYTHON ?= python3
+TORCH ?= torch==2.13.0
+ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test quick test-dist lint fmt types imports clean
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
+
+demo: $(VENV)/.demo ## shards, tokenizers, stage 2, generated maps and a report, in minutes; stop and repeat freely
+	@$(BIN)/python -m launch.submit all --config configs/experiments/demo.yaml --cluster local $(ARGS)
+
+test: $(VENV)/.dev ## all checks and all tests
+	@for check in lint imports types quick test-dist; do \
+	    begin=$$(date +%s); \
+	    $(MAKE) --no-print-directory $$check || exit; \
+	    echo "== make $$check: $$(($$(date +%s) - begin)) s"; \
+	done
+
+quick: $(VENV)/.dev ## the tests that need one process
+	$(BIN)/python -m pytest $(ARGS)
+
+test-dist: $(VENV)/.dev ## the tests that need several ranks, MPI or a browser
+	$(BIN)/python -m pytest -m "dist or mpi or browser" $(ARGS)
+
+lint: $(VENV)/.dev ## ruff and shellcheck
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/shellcheck --external-sources slurm/*.sbatch slurm/common.sh .ci/run
+
+fmt: $(VENV)/.dev ## format and fix what can be fixed
+	$(BIN)/ruff check --fix-only .
+	$(BIN)/ruff format .
+
+types: $(VENV)/.dev ## pyright
+	$(BIN)/pyright
+
+imports: $(VENV)/.dev ## who may import whom
+	$(BIN)/lint-imports
+
+clean: ## caches and build leftovers; .venv and runs/ stay
+	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf .coverage htmlcov
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	    echo "error: $(PYTHON) is not Python 3.11 or newer; write make PYTHON=/path/to/python3.11 ..." >&2; exit 2; }
+	@$(PYTHON) -c 'import ensurepip, venv' || { \
+	    echo "error: $(PYTHON) cannot make a venv; on Debian: apt-get install python3-venv" >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+
+# torch comes first and by version: asked for as a dependency, pip may choose a build of several GB.
+$(VENV)/.torch: | $(BIN)/python
+	@echo "installing $(TORCH)"
+	@$(PIP) $(TORCH)
+	@touch $@
+
+$(VENV)/.demo: setup.cfg pyproject.toml | $(VENV)/.torch
+	@echo "installing the project"
+	@$(PIP) -e '.[mpi]' || { \
+	    echo "note: no MPI for this platform; shards are built in one process"; $(PIP) -e .; }
+	@touch $@
+
+$(VENV)/.dev: setup.cfg pyproject.toml | $(VENV)/.torch
+	@echo "installing the project and its tools"
+	@$(PIP) -e '.[mpi,dev]' || { \
+	    echo "note: no MPI for this platform; tests that need it are skipped"; $(PIP) -e '.[dev]'; }
+	@touch $@ $(VENV)/.demo

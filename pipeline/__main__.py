@@ -1,0 +1,169 @@
+"""`python -m pipeline`: train, tokenize, generate, report.
+
+Every command recognises finished work from the disk and goes on with unfinished work. Exit codes:
+0 done; 2 something to correct; 65 gave up, starting again would not help; 75 committed, start me again.
+"""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, cast
+
+import typer
+
+from configs import ConfigError, load_config, to_yaml
+from configs.schema import (
+    Frozen,
+    GenerateConfig,
+    Stage1Config,
+    Stage2Config,
+    TokenizeConfig,
+)
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
+
+ConfigOption = Annotated[Path, typer.Option("--config", "-c", help="YAML file")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(help="key=value, such as engine.num_steps=100")
+]
+
+
+@app.command()
+def train(config: ConfigOption, overrides: Overrides = None) -> None:
+    """Train a tokenizer (stage1) or the masked transformer (stage2), whichever the file is about."""
+    loaded = load_config(config, overrides or ())
+    if not isinstance(loaded, Stage1Config | Stage2Config):
+        raise ConfigError(
+            f"{config}: nothing to train in a {getattr(loaded, 'kind', '?')} configuration"
+        )
+    if _finished(loaded.out / "DONE", loaded):
+        _tell(f"{_title(loaded):<18} already done: {loaded.out}")
+        return
+    _exit_with(lambda: _train(loaded))
+
+
+@app.command()
+def tokenize(config: ConfigOption, overrides: Overrides = None) -> None:
+    """Run frozen tokenizers over a shard set; tokens are written beside the pixels."""
+    loaded = cast(TokenizeConfig, load_config(config, overrides or (), kind="tokenize"))
+
+    def run() -> int:
+        from pipeline.stage1.tokenize import tokenize as work
+
+        return work(loaded)
+
+    _exit_with(run)
+
+
+@app.command()
+def generate(config: ConfigOption, overrides: Overrides = None) -> None:
+    """Generate modalities from others on held-out samples, and score them."""
+    loaded = cast(GenerateConfig, load_config(config, overrides or (), kind="generate"))
+    if _finished(loaded.out / "scores.json", loaded):
+        _tell(f"generate           already done: {loaded.out}")
+        return
+
+    def run() -> int:
+        from pipeline.generate.run import generate as work
+
+        return work(loaded)
+
+    _exit_with(run)
+
+
+@app.command()
+def report(
+    folder: Annotated[Path, typer.Argument(help="folder of a run or of an experiment")],
+    out: Annotated[
+        Path | None, typer.Option(help="HTML file; FOLDER/report.html by default")
+    ] = None,
+) -> None:
+    """Write one self-contained HTML page about everything found in a folder."""
+
+    def run() -> int:
+        from pipeline.report.page import write_report
+
+        write_report(folder, out or folder / "report.html")
+        return 0
+
+    _exit_with(run)
+
+
+def _train(config: Stage1Config | Stage2Config) -> int:
+    from pipeline.engine.loop import quiet_torch, train
+    from shards import open_dataset
+
+    quiet_torch()
+    dataset = open_dataset(config.data.shards)
+    record = {"path": str(config.data.shards), "fingerprint": dataset.fingerprint}
+    if isinstance(config, Stage2Config):
+        from pipeline.stage2.objective import MaskedObjective
+
+        return train(config, _title(config), lambda _: MaskedObjective(config, dataset), record)
+    from configs.registry import modality
+
+    if modality(config.modality).kind == "text":
+        from pipeline.engine.distributed import env_rank
+        from pipeline.stage1.text import train_text
+
+        return train_text(config, dataset) if env_rank() == 0 else 0
+    from pipeline.stage1.objective import TokenizerObjective
+
+    return train(config, _title(config), lambda _: TokenizerObjective(config, dataset), record)
+
+
+def _title(config: Stage1Config | Stage2Config) -> str:
+    return f"stage1 {config.modality}" if isinstance(config, Stage1Config) else "stage2"
+
+
+def _finished(marker: Path, config: Frozen) -> bool:
+    """The marker is there and was made by this very configuration."""
+    saved = marker.parent / "config.yaml"
+    return marker.is_file() and saved.is_file() and saved.read_text() == to_yaml(config)
+
+
+def _tell(text: str) -> None:
+    typer.echo(text)
+
+
+def _exit_with(work: Callable[[], int]) -> None:
+    """Run, turn errors meant for the user into one line, and leave with the right code."""
+    from pipeline.engine.errors import DivergedError, RunError
+    from pipeline.engine.lifecycle import GAVE_UP
+    from shards.errors import ShardError
+
+    try:
+        code = work()
+    except DivergedError as error:
+        typer.echo(f"error: {error}", err=True)
+        code = GAVE_UP
+    except (RunError, ShardError) as error:
+        typer.echo(f"error: {error}", err=True)
+        code = 2
+    if code:
+        raise typer.Exit(code)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; returns its exit code. For use in-process, by launch and by tests."""
+    try:
+        app(args=argv, standalone_mode=False)
+    except ConfigError as error:
+        typer.echo(f"error: {error}", err=True)
+        return 2
+    except typer.Exit as stop:
+        return stop.exit_code
+    except typer.Abort:
+        return 130
+    except Exception as error:
+        # click's own errors (unknown option and the like) know how to show themselves.
+        show = getattr(error, "show", None)
+        if show is None:
+            raise
+        show()
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,70 @@
+"""What a stage gives the training loop: samples, a model that knows its loss, and evaluation."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from torch import Tensor, nn
+
+from pipeline.data.loader import Batch
+
+Sums = dict[str, Tensor]
+"""Quantities that add up over samples, micro-batches and ranks."""
+
+
+@dataclass(frozen=True)
+class StepOutput:
+    """What a model's forward returns.
+
+    `loss` is one value per sample, [B]: only sums over samples are independent of how a batch is cut
+    over ranks and micro-batches. `sums` are reduced and turned into log values by `summarise`.
+    """
+
+    loss: Tensor
+    sums: Sums
+
+
+class Objective(Protocol):
+    """One stage. `model(batch)` returns a StepOutput; everything else is data and words."""
+
+    model: nn.Module
+
+    @property
+    def indices(self) -> np.ndarray:
+        """Data-set indices to train on, ascending."""
+        ...
+
+    @property
+    def eval_indices(self) -> np.ndarray:
+        """Held-out data-set indices, ascending; may be empty."""
+        ...
+
+    def sample(self, index: int, rng: np.random.Generator) -> Any:
+        """Read and transform one training sample; all its randomness comes from `rng`."""
+        ...
+
+    def eval_sample(self, index: int, rng: np.random.Generator) -> Any:
+        """The same without augmentation."""
+        ...
+
+    def collate(self, samples: list[Any]) -> Batch:
+        """Samples -> one batch of CPU tensors."""
+        ...
+
+    def eval_sums(self, model: nn.Module, batch: Batch) -> Sums:
+        """Additive evaluation quantities of one held-out batch (no gradient)."""
+        ...
+
+    def summarise(self, sums: Sums) -> dict[str, float]:
+        """Reduced sums -> the values that are logged."""
+        ...
+
+    def identity(self) -> Mapping[str, Any]:
+        """What must not change between a run and its resumption: model and data."""
+        ...
+
+    def finish(self, folder: Path) -> None:
+        """Write what the finished run leaves behind (rank 0 only): artifact, pictures."""
+        ...

@@ -1,0 +1,47 @@
+"""Tokens -> what they stand for: maps in physical units, words, places, days."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from pipeline.engine.errors import RunError
+from pipeline.stage1 import place_time
+from pipeline.stage1.artifact import ImageTokenizer, fingerprint
+from pipeline.stage1.text import TextTokenizer
+
+
+class Decoder:
+    """The stage-1 decoder of one modality, as a stage-2 model's layout names it."""
+
+    def __init__(self, info: dict[str, Any], device: torch.device):
+        self.kind = info["kind"]
+        self._tokenizer: ImageTokenizer | TextTokenizer | None = None
+        if info["artifact"] is None:
+            return
+        folder = Path(info["artifact"])
+        if not (folder / "config.json").is_file():
+            raise RunError(
+                f"the tokenizer of {info['modality']} is not in {folder} any more; restore it"
+            )
+        if fingerprint(folder) != info["tokenizer"]:
+            raise RunError(
+                f"the tokenizer in {folder} is not the one whose tokens the model was trained on; "
+                "restore it, or tokenize and train stage 2 again"
+            )
+        if self.kind == "text":
+            self._tokenizer = TextTokenizer.from_pretrained(folder)
+        else:
+            self._tokenizer = ImageTokenizer.from_pretrained(folder, device)
+
+    def __call__(self, codes: list[np.ndarray]) -> list[np.ndarray | str]:
+        """Codes per sample -> maps [C, H, W] in physical units, texts, [lon, lat], or ISO dates."""
+        if self.kind == "coordinates":
+            return [place_time.coordinates_of(c) for c in codes]
+        if self.kind == "date":
+            return [place_time.date_of(c) for c in codes]
+        if isinstance(self._tokenizer, TextTokenizer):
+            return [self._tokenizer.decode(c) for c in codes]
+        assert self._tokenizer is not None
+        return list(self._tokenizer.decode(torch.from_numpy(np.stack(codes))))

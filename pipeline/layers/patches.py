@@ -1,0 +1,21 @@
+"""Images as rows of patches and back.
+
+Shapes: B batch, C bands, H W pixels, p patch side, N = (H/p)(W/p) patches in row-major order.
+A patch is flattened as (row, column, band), the order of 4M and TerraMind.
+"""
+
+from torch import Tensor
+
+
+def patchify(x: Tensor, patch: int) -> Tensor:
+    """[B, C, H, W] -> [B, N, p*p*C]. H and W must be multiples of the patch."""
+    b, c, h, w = x.shape
+    x = x.reshape(b, c, h // patch, patch, w // patch, patch)
+    return x.permute(0, 2, 4, 3, 5, 1).reshape(b, (h // patch) * (w // patch), -1)
+
+
+def unpatchify(x: Tensor, patch: int, height: int, width: int) -> Tensor:
+    """[B, N, p*p*C] -> [B, C, H, W]; the inverse of `patchify`."""
+    b = x.shape[0]
+    x = x.reshape(b, height // patch, width // patch, patch, patch, -1)
+    return x.permute(0, 5, 1, 3, 2, 4).reshape(b, -1, height, width)

@@ -1,0 +1,121 @@
+"""A trained tokenizer as others use it: a folder with weights, shape and statistics.
+
+    ARTIFACT/
+      model.safetensors    weights
+      config.json          modality, levels, window, statistics, fingerprint of the weights
+
+Weights and statistics travel together: a tokenizer under other statistics is silently wrong.
+"""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import torch
+import xxhash
+from safetensors.torch import load_file, save_file
+
+from configs.registry import BandStatistics
+from configs.schema import Modality, TokenizerConfig
+from pipeline.data.transforms import Normaliser
+from pipeline.engine.errors import RunError
+from pipeline.engine.lifecycle import write_atomic
+from pipeline.stage1.tokenizer import Tokenizer
+
+VERSION = 1
+
+
+class ImageTokenizer:
+    """Physical maps in, codes out, and back. Frozen."""
+
+    def __init__(self, model: Tokenizer, modality: Modality, statistics: BandStatistics | None):
+        self.model, self.modality, self.statistics = model, modality, statistics
+        self._normaliser = Normaliser(modality, statistics) if statistics else None
+
+    @property
+    def vocab_size(self) -> int:
+        return self.model.quantizer.num_codes
+
+    @property
+    def window_m(self) -> float:
+        """Side of the window the tokenizer works on, in metres."""
+        assert self.modality.gsd_m is not None
+        return self.model.size * self.modality.gsd_m
+
+    @torch.no_grad()
+    def tokenize(self, maps: np.ndarray) -> np.ndarray:
+        """Maps in physical units [B, C, H, W] -> codes [B, N] int64."""
+        if self._normaliser:
+            maps = np.stack([self._normaliser.forward(m)[0] for m in maps])
+        device = next(self.model.parameters()).device
+        return self.model.tokenize(torch.from_numpy(maps).to(device)).cpu().numpy()
+
+    @torch.no_grad()
+    def decode(self, codes: torch.Tensor) -> np.ndarray:
+        """Codes [B, N] -> physical float32 [B, C, H, W], or classes uint8 [B, 1, H, W]."""
+        device = next(self.model.parameters()).device
+        out = self.model.decode(codes.to(device)).float()
+        if self._normaliser:
+            return self._normaliser.inverse(out.cpu().numpy())
+        if self.modality.nodata is not None:
+            out[:, int(self.modality.nodata)] = -torch.inf  # a map is a claim: never "no data"
+        return out.argmax(1, keepdim=True).to(torch.uint8).cpu().numpy()
+
+    def save(self, folder: Path) -> None:
+        """Write the artifact; a folder appears under its name only when it is whole."""
+        temporary = folder.with_name(folder.name + ".tmp")
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        weights = {
+            k: v.detach().float().cpu().contiguous() for k, v in self.model.state_dict().items()
+        }
+        save_file(weights, temporary / "model.safetensors")
+        record = {
+            "version": VERSION,
+            "modality": self.modality.model_dump(mode="json"),
+            "tokenizer": self.model.config.model_dump(mode="json"),
+            "size_px": self.model.size,
+            "statistics": self.statistics and self.statistics._asdict(),
+            "weights_xxh3": xxhash.xxh3_128_hexdigest(
+                (temporary / "model.safetensors").read_bytes()
+            ),
+        }
+        write_atomic(temporary / "config.json", json.dumps(record, indent=1))
+        shutil.rmtree(folder, ignore_errors=True)
+        temporary.rename(folder)
+
+    @classmethod
+    def from_pretrained(cls, folder: Path, device: torch.device | str = "cpu") -> "ImageTokenizer":
+        """Read what `save` wrote. Raises RunError when files are missing or damaged."""
+        record = read_record(folder)
+        weights = folder / "model.safetensors"
+        if not weights.is_file():
+            raise RunError(f"{weights} is missing; train the tokenizer again or restore the file")
+        if xxhash.xxh3_128_hexdigest(weights.read_bytes()) != record["weights_xxh3"]:
+            raise RunError(f"{weights} is damaged: its digest is not the one in config.json")
+        modality = Modality.model_validate(record["modality"])
+        model = Tokenizer(
+            modality, TokenizerConfig.model_validate(record["tokenizer"]), record["size_px"]
+        )
+        model.load_state_dict(load_file(weights), strict=True)
+        statistics = record["statistics"]
+        bands = (
+            BandStatistics(tuple(statistics["mean"]), tuple(statistics["std"]))
+            if statistics
+            else None
+        )
+        return cls(model.to(device).eval(), modality, bands)
+
+
+def read_record(folder: Path) -> dict:
+    """config.json of an artifact. Raises RunError when there is none."""
+    path = folder / "config.json"
+    if not path.is_file():
+        raise RunError(f"no tokenizer in {folder}; train it first: `python -m pipeline train`")
+    return json.loads(path.read_text())
+
+
+def fingerprint(folder: Path) -> str:
+    """Names exactly these weights with exactly this shape and these statistics."""
+    return xxhash.xxh3_64_hexdigest((folder / "config.json").read_bytes())

@@ -1,0 +1,1 @@
+"""Latents -> pixels: one decoder per file."""

@@ -1,0 +1,1 @@
+"""Latents -> codes: one quantizer per file."""

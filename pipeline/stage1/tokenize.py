@@ -1,0 +1,174 @@
+"""Frozen tokenizers over a whole shard set: tokens go beside the pixels, same shard and slot.
+
+    DATASET/extra/tok_<MODALITY>/<split>/shard-NNNNNN.tar     member: codes [K crops, N] per sample
+
+Ranks take shards in turn; a shard is committed whole, so stopping and starting again, with any number
+of ranks, repeats no finished shard and changes no byte.
+"""
+
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+
+from configs import ConfigError
+from configs.registry import in_registry_order
+from configs.schema import Modality, TokenizeConfig
+from pipeline.data.tokens import extra_name
+from pipeline.data.transforms import cut, window_offsets
+from pipeline.engine import distributed, lifecycle
+from pipeline.engine.metrics import clock, say
+from pipeline.stage1 import place_time
+from pipeline.stage1.artifact import ImageTokenizer, fingerprint
+from pipeline.stage1.text import TextTokenizer
+from shards import Dataset, open_dataset
+from shards.extra import ExtraWriter
+
+Encode = Callable[[list[Any]], list[np.ndarray]]
+REPORT_EVERY_S = 5.0
+
+
+def tokenize(config: TokenizeConfig) -> int:
+    """Tokenize everything the configuration names. Raises ConfigError, RunError or ShardError."""
+    world = distributed.start(config.device)
+    try:
+        dataset = open_dataset(config.data.shards)
+        names = in_registry_order({*config.tokenizers, *config.modalities})
+        for name in names:
+            if name not in dataset.modalities:
+                raise ConfigError(
+                    f"{dataset.path} has no {name}; it has {', '.join(dataset.modalities)}"
+                )
+        windows = set()
+        for name in names:
+            info, encode = _tokenizer(name, dataset, config, world.device)
+            if info["window_m"] is not None:
+                windows.add(info["window_m"])
+            if len(windows) > 1:
+                raise ConfigError(
+                    f"tokenizers work on windows of different size on the ground: {sorted(windows)} m; "
+                    "train them with matching tokenizer.crop_px"
+                )
+            writer = ExtraWriter(dataset, extra_name(name), info)
+            _run(name, dataset, encode, writer, config.batch, world)
+            world.barrier()
+            if world.is_main:
+                writer.commit()
+        world.barrier()
+        return lifecycle.OK
+    finally:
+        distributed.stop()
+
+
+def _run(
+    name: str,
+    dataset: Dataset,
+    encode: Encode,
+    writer: ExtraWriter,
+    batch: int,
+    world: distributed.World,
+) -> None:
+    """This rank's share of the shards that are not done yet."""
+    shards: dict[tuple[str, str], list[int]] = defaultdict(list)
+    for i in range(dataset.num_samples):
+        split, shard, _ = dataset.location(i)
+        shards[split, shard].append(i)
+    done = world.broadcast(sorted(writer.done_shards()) if world.is_main else None)
+    todo = [key for key in shards if "/".join(key) not in set(done)]
+    present = dataset.present(name)
+    mine = todo[world.rank :: world.size]
+    total = sum(len(shards[key]) for key in mine)
+    finished, started, told = 0, time.perf_counter(), time.perf_counter()
+    for key in mine:
+        parts: list[np.ndarray | None] = [None] * len(shards[key])
+        slots = [s for s, i in enumerate(shards[key]) if present[i]]
+        for start in range(0, len(slots), batch):
+            chunk = slots[start : start + batch]
+            values = [dataset.read(shards[key][s], [name])[name] for s in chunk]
+            for slot, codes in zip(chunk, encode(values), strict=True):
+                parts[slot] = codes
+        writer.write_shard("/".join(key), parts)
+        finished += len(parts)
+        if world.is_main and time.perf_counter() - told > REPORT_EVERY_S:
+            told = time.perf_counter()
+            rate = finished / (told - started)
+            eta = clock((total - finished) / rate)
+            say(
+                f"tokenize {name:<11} {finished}/{total} samples  {rate:7.1f} samples/s per rank  eta {eta}"
+            )
+    if world.is_main:
+        rate = finished / max(time.perf_counter() - started, 1e-9)
+        what = f"{finished} samples, {rate:.0f} samples/s per rank" if mine else "already there"
+        say(f"tokenize {name:<11} done: {what}")
+
+
+def _tokenizer(
+    name: str, dataset: Dataset, config: TokenizeConfig, device: torch.device
+) -> tuple[dict[str, Any], Encode]:
+    """What the token modality's manifest says, and the function from parts to codes."""
+    row = dataset.modalities[name]
+    info: dict[str, Any] = {
+        "modality": name,
+        "kind": row.kind,
+        "crops": 1,
+        "grid": None,
+        "window_m": None,
+    }
+    if row.kind == "coordinates":
+        info |= {"tokenizer": place_time.VERSION, "artifact": None, "num_tokens": 4}
+        info["vocab_size"] = sum(place_time.COORDINATE_SIZES)
+        return info, lambda values: [_u16(place_time.coordinate_tokens(v))[None] for v in values]
+    if row.kind == "date":
+        info |= {"tokenizer": place_time.VERSION, "artifact": None, "num_tokens": 3}
+        info["vocab_size"] = sum(place_time.DATE_SIZES)
+        return info, lambda values: [_u16(place_time.date_tokens(v))[None] for v in values]
+    if name not in config.tokenizers:
+        raise ConfigError(
+            f"{name} needs a trained tokenizer; write tokenizers.{name}=STAGE1_RUN_FOLDER"
+        )
+    artifact = config.tokenizers[name] / "artifact"
+    info |= {"artifact": str(artifact)}
+    if row.kind == "text":
+        text = TextTokenizer.from_pretrained(artifact)
+        info |= {
+            "tokenizer": fingerprint(artifact),
+            "num_tokens": text.max_tokens,
+            "vocab_size": text.vocab_size,
+        }
+        return info, lambda values: [_u16(text.encode(v))[None] for v in values]
+    image = ImageTokenizer.from_pretrained(artifact, device)
+    info |= {
+        "tokenizer": fingerprint(artifact),
+        "crops": config.crops**2,
+        "grid": list(image.model.grid),
+        "window_m": image.window_m,
+        "num_tokens": image.model.grid[0] * image.model.grid[1],
+        "vocab_size": image.vocab_size,
+    }
+
+    def encode(values: list[np.ndarray]) -> list[np.ndarray]:
+        windows = [fixed_windows(v, row, image.window_m, config.crops) for v in values]
+        codes = _smallest(image.tokenize(np.concatenate(windows)), image.vocab_size)
+        return list(codes.reshape(len(values), config.crops**2, -1))
+
+    return info, encode
+
+
+def fixed_windows(x: np.ndarray, row: Modality, window_m: float, per_side: int) -> np.ndarray:
+    """The fixed windows of a map [C, H, W], row by row: [per_side**2, C, h, w]."""
+    gsd = row.gsd_m
+    assert gsd is not None
+    tops = window_offsets(x.shape[1] * gsd, window_m, per_side)
+    lefts = window_offsets(x.shape[2] * gsd, window_m, per_side)
+    return np.stack([cut(x, row, top, left, window_m) for top in tops for left in lefts])
+
+
+def _smallest(codes: np.ndarray, vocab_size: int) -> np.ndarray:
+    return codes.astype(np.uint16 if vocab_size <= 1 << 16 else np.uint32)
+
+
+def _u16(codes: np.ndarray) -> np.ndarray:
+    return codes.astype(np.uint16)

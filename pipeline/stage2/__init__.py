@@ -1,0 +1,8 @@
+"""Stage 2: one masked multi-modal transformer over pixel patches and tokens.
+
+layout     which streams there are, their places and vocabularies
+masking    which tokens of a sample are seen and which are asked for
+samples    shards -> masked samples -> batches
+model      the encoder-decoder and its loss
+objective  all of it as the training loop sees it
+"""

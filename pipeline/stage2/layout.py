@@ -1,0 +1,187 @@
+"""The streams of a model: every modality as pixels or as tokens, with its places and codes.
+
+All streams share one table of positions and all token streams one table of embeddings; a stream
+is a range of rows in each. Ranges follow registry order, pixels before tokens.
+"""
+
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from configs import ConfigError
+from configs.registry import in_registry_order
+from configs.schema import MaskedConfig
+from pipeline.data.tokens import extra_name
+from pipeline.layers.positions import grid_positions, sincos
+from shards import Dataset
+
+Kind = Literal["pixels", "map", "sequence", "set"]
+_KINDS: dict[str, Kind] = {
+    "image": "map",
+    "classes": "map",
+    "text": "sequence",
+    "coordinates": "set",
+    "date": "set",
+}
+
+
+@dataclass(frozen=True)
+class Stream:
+    """One modality in one form.
+
+    `map` tokens lie on a grid, `set` tokens have fixed meanings and are predicted like map tokens,
+    `sequence` tokens are predicted one after another.
+    """
+
+    name: str
+    modality: str
+    kind: Kind
+    num_positions: int
+    is_input: bool
+    is_target: bool
+    patch_m: float = 0.0
+    grid: tuple[int, int] | None = None
+    patch_px: int = 0
+    num_bands: int = 0
+    vocab_size: int = 0
+    position_offset: int = 0
+    vocab_offset: int = 0
+
+    @property
+    def patch_values(self) -> int:
+        """Numbers in one flattened pixel patch."""
+        return self.patch_px**2 * self.num_bands
+
+
+@dataclass(frozen=True)
+class Layout:
+    """All streams, in the order in which everything runs."""
+
+    streams: tuple[Stream, ...]
+    window_m: float
+    crops: int
+    token_info: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    @cached_property
+    def inputs(self) -> tuple[int, ...]:
+        return tuple(i for i, s in enumerate(self.streams) if s.is_input)
+
+    @cached_property
+    def targets(self) -> tuple[int, ...]:
+        return tuple(i for i, s in enumerate(self.streams) if s.is_target)
+
+    @cached_property
+    def pixels(self) -> tuple[int, ...]:
+        return tuple(i for i, s in enumerate(self.streams) if s.kind == "pixels")
+
+    @property
+    def num_positions(self) -> int:
+        return sum(s.num_positions for s in self.streams)
+
+    @property
+    def vocab_size(self) -> int:
+        return sum(s.vocab_size for s in self.streams)
+
+    def index(self, name: str) -> int:
+        """Place of a stream. Raises KeyError when there is none of that name."""
+        for i, stream in enumerate(self.streams):
+            if stream.name == name:
+                return i
+        raise KeyError(name)
+
+    def positions(self, width: int) -> Tensor:
+        """The table of position codes, [num_positions, width]."""
+        parts = []
+        for s in self.streams:
+            if s.grid is not None:
+                parts.append(grid_positions(*s.grid, s.patch_m, width))
+            else:
+                parts.append(sincos(torch.arange(s.num_positions), width))
+        return torch.cat(parts)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "streams": [asdict(s) for s in self.streams],
+            "window_m": self.window_m,
+            "crops": self.crops,
+            "token_info": self.token_info,
+        }
+
+    @classmethod
+    def from_dict(cls, record: dict[str, Any]) -> "Layout":
+        streams = tuple(
+            Stream(**{**s, "grid": tuple(s["grid"]) if s["grid"] else None})
+            for s in record["streams"]
+        )
+        return cls(streams, record["window_m"], record["crops"], record["token_info"])
+
+
+def build_layout(config: MaskedConfig, dataset: Dataset) -> Layout:
+    """The streams a configuration asks for, as the data set's tokens define them.
+
+    Raises ConfigError for modalities or tokens that the data set lacks, and for grids that differ.
+    """
+    token_names = in_registry_order({*config.tokens, *config.targets})
+    info = {}
+    for name in token_names:
+        if extra_name(name) not in dataset.extras:
+            raise ConfigError(
+                f"{dataset.path} has no tokens of {name}; make them with `python -m pipeline tokenize`, "
+                "or take the modality out of masked.tokens and masked.targets"
+            )
+        info[name] = dataset.extra_manifest(extra_name(name))["info"]
+    windows = {i["window_m"] for i in info.values() if i["window_m"] is not None}
+    crops = {i["crops"] for i in info.values() if i["window_m"] is not None}
+    if len(windows) != 1 or len(crops) != 1:
+        raise ConfigError(
+            f"tokens were made on different windows: {sorted(windows)} m, {sorted(crops)} crops; "
+            "tokenize all modalities in one call"
+        )
+    window_m, num_crops = windows.pop(), crops.pop()
+    streams = [
+        _pixel_stream(n, config, dataset, window_m) for n in in_registry_order(set(config.pixels))
+    ]
+    streams += [_token_stream(n, config, info[n]) for n in token_names]
+    return Layout(tuple(_with_offsets(streams)), window_m, num_crops, info)
+
+
+def _pixel_stream(name: str, config: MaskedConfig, dataset: Dataset, window_m: float) -> Stream:
+    if name not in dataset.modalities:
+        raise ConfigError(f"{dataset.path} has no {name}; take it out of masked.pixels")
+    row = dataset.modalities[name]
+    if row.kind != "image" or row.gsd_m is None:
+        raise ConfigError(f"{name} is a {row.kind} modality; only images can be pixel inputs")
+    patch = config.patch_px.get(name, row.patch_px or 0)
+    side = window_m / row.gsd_m / patch
+    if side != int(side):
+        raise ConfigError(
+            f"{name}: a window of {window_m:g} m does not divide into patches of {patch} px; "
+            f"set masked.patch_px.{name}"
+        )
+    return Stream(
+        name=f"{name}@px", modality=name, kind="pixels", num_positions=int(side) ** 2,
+        is_input=True, is_target=False, patch_m=patch * row.gsd_m, grid=(int(side), int(side)),
+        patch_px=patch, num_bands=row.num_bands,
+    )  # fmt: skip
+
+
+def _token_stream(name: str, config: MaskedConfig, info: dict[str, Any]) -> Stream:
+    grid = tuple(info["grid"]) if info["grid"] else None
+    return Stream(
+        name=f"{name}@tok", modality=name, kind=_KINDS[info["kind"]],
+        num_positions=info["num_tokens"], is_input=name in config.tokens,
+        is_target=name in config.targets,
+        patch_m=info["window_m"] / grid[0] if grid else 0.0,
+        grid=grid, vocab_size=info["vocab_size"],
+    )  # fmt: skip
+
+
+def _with_offsets(streams: list[Stream]) -> list[Stream]:
+    placed, positions, codes = [], 0, 0
+    for s in streams:
+        placed.append(Stream(**{**asdict(s), "position_offset": positions, "vocab_offset": codes}))
+        positions, codes = positions + s.num_positions, codes + s.vocab_size
+    return placed

@@ -1,0 +1,87 @@
+"""Stage 2 as the training loop sees it."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+
+from configs import ConfigError
+from configs.schema import Stage2Config
+from pipeline.data.loader import Batch
+from pipeline.data.transforms import Normaliser, statistics_for
+from pipeline.engine.objective import Sums
+from pipeline.stage2.artifact import save
+from pipeline.stage2.layout import build_layout
+from pipeline.stage2.model import MaskedTransformer
+from pipeline.stage2.samples import Masked, SampleReader, collate, masked_sample
+from shards import Dataset
+
+
+class MaskedObjective:
+    """Train the masked multi-modal transformer on all samples that have anything to predict."""
+
+    def __init__(self, config: Stage2Config, dataset: Dataset):
+        self.config, self.dataset = config, dataset
+        self.layout = build_layout(config.masked, dataset)
+        normalisers = {
+            n: Normaliser(dataset.modalities[n], statistics_for(dataset, n, config.data))
+            for n in config.masked.pixels
+        }
+        self.reader = SampleReader(dataset, self.layout, normalisers)
+        self.indices = self._usable(config.data.split)
+        if not len(self.indices):
+            raise ConfigError(
+                f"no sample of {dataset.path} in split {config.data.split!r} is usable"
+            )
+        self.eval_indices = self._usable(config.data.eval_split)
+        self.model: nn.Module = MaskedTransformer(self.layout, config.masked)
+
+    def sample(self, index: int, rng: np.random.Generator) -> Masked:
+        return masked_sample(self.reader, self.config.masked, index, rng)
+
+    def eval_sample(self, index: int, rng: np.random.Generator) -> Masked:
+        """Masks follow from the sample's index alone, so that every evaluation asks the same."""
+        return masked_sample(self.reader, self.config.masked, index, rng)
+
+    def collate(self, samples: list[Masked]) -> Batch:
+        masked = self.config.masked
+        return collate(samples, self.layout, masked.num_input_tokens, masked.num_target_tokens)
+
+    def eval_sums(self, model: nn.Module, batch: Batch) -> Sums:
+        assert isinstance(model, MaskedTransformer)
+        return model.eval_sums(batch)
+
+    def summarise(self, sums: dict[str, Tensor]) -> dict[str, float]:
+        """Loss, and cross-entropy (on held-out samples also accuracy) per target modality."""
+        values = {"loss": float(sums["loss"] / sums["count"])}
+        for i in self.layout.targets:
+            stream = self.layout.streams[i]
+            tokens = float(sums[f"tokens/{stream.name}"])
+            if tokens:
+                values[f"ce/{stream.modality}"] = float(sums[f"ce/{stream.name}"]) / tokens
+                if f"right/{stream.name}" in sums:
+                    right = float(sums[f"right/{stream.name}"])
+                    values[f"accuracy/{stream.modality}"] = right / tokens
+        return values
+
+    def identity(self) -> Mapping[str, Any]:
+        tokens = {n: i["tokenizer"] for n, i in self.layout.token_info.items()}
+        return {
+            "masked": self.config.masked.model_dump(mode="json"),
+            "tokens": tokens,
+            "window_m": self.layout.window_m,
+            "crops": self.layout.crops,
+            "statistics": {n: r.statistics._asdict() for n, r in self.reader.normalisers.items()},
+            "dataset": self.dataset.fingerprint,
+            "split": self.config.data.split,
+        }
+
+    def finish(self, folder: Path) -> None:
+        assert isinstance(self.model, MaskedTransformer)
+        save(self.model, self.reader.normalisers, folder / "artifact")
+
+    def _usable(self, split: str) -> np.ndarray:
+        chosen = self.dataset.select(split=split)
+        return chosen[self.reader.usable[chosen]]

@@ -1,0 +1,171 @@
+"""Shards -> masked samples -> batches.
+
+A batch holds, for B samples, N input and K target tokens (padded), and per stream what only it has:
+
+    in_where [B, N]    row of the position table           in_stream [B, N]  stream, -1 for padding
+    in_code  [B, N]    row of the embedding table; 0 where the token is a pixel patch
+    out_where, out_stream [B, K]                           likewise for the targets
+    out_code [B, K]    row of the embedding table fed to the decoder; -1 for the mask token
+    patch/<stream> [P, p*p*C], slot/<stream> [P]           pixel patches and their flat input slots
+    goal/<stream> [T], goal_slot/<stream> [T], goal_weight/<stream> [T]    codes to predict, their flat
+                       target slots and weights
+
+Every stream has its entries in every batch, empty ones included: a model must use the same
+parameters in the same order whatever is present (contract 1).
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from configs.schema import MaskedConfig
+from pipeline.data.loader import Batch
+from pipeline.data.tokens import BOS, extra_name
+from pipeline.data.transforms import Normaliser, cut, window_offsets
+from pipeline.stage2.layout import Layout, Stream
+from pipeline.stage2.masking import Selection, select
+from shards import Dataset
+
+
+@dataclass(frozen=True)
+class Content:
+    """Everything a sample has, stream by stream; absent streams have no entry.
+
+    Pixels: patches [N, p*p*C] float32. Tokens: codes [N] int64.
+    """
+
+    streams: dict[int, np.ndarray]
+
+    def available(self, num_streams: int) -> np.ndarray:
+        counts = np.zeros(num_streams, dtype=np.int64)
+        for i, values in self.streams.items():
+            counts[i] = len(values)
+        return counts
+
+
+@dataclass(frozen=True)
+class Masked:
+    """A sample after masking."""
+
+    content: Content
+    selection: Selection
+
+
+class SampleReader:
+    """Reads the content of samples for one layout."""
+
+    def __init__(self, dataset: Dataset, layout: Layout, normalisers: dict[str, Normaliser]):
+        self.dataset, self.layout, self.normalisers = dataset, layout, normalisers
+        self._names = [_part_name(s) for s in layout.streams]
+        # A sample whose parts are all absent has nothing to learn from.
+        has = np.zeros(dataset.num_samples, dtype=bool)
+        for name in {self._names[i] for i in layout.targets}:
+            has |= dataset.present(name)
+        self.usable = has
+
+    def content(self, index: int, crop: int, only: Iterable[int] | None = None) -> Content:
+        """All streams (or `only` some) of one fixed window of a sample."""
+        wanted = range(len(self.layout.streams)) if only is None else only
+        parts = self.dataset.read(index, {self._names[i] for i in wanted})
+        found = {}
+        for i in wanted:
+            stream, part = self.layout.streams[i], parts.get(self._names[i])
+            if part is None:
+                continue
+            assert isinstance(part, np.ndarray)
+            if stream.kind == "pixels":
+                found[i] = self._patches(stream, part, crop)
+            else:
+                found[i] = part[crop if len(part) > 1 else 0].astype(np.int64)
+        return Content(found)
+
+    def _patches(self, stream: Stream, x: np.ndarray, crop: int) -> np.ndarray:
+        window = self.window(stream.modality, x, crop)
+        y, _ = self.normalisers[stream.modality].forward(window)
+        c, h, w = y.shape
+        p = stream.patch_px
+        y = y.reshape(c, h // p, p, w // p, p).transpose(1, 3, 2, 4, 0)
+        return y.reshape(-1, stream.patch_values)
+
+    def window(self, modality: str, x: np.ndarray, crop: int) -> np.ndarray:
+        """The fixed window number `crop` of a map [C, H, W]; the same that was tokenized."""
+        row = self.dataset.modalities[modality]
+        gsd, per_side = row.gsd_m, round(self.layout.crops**0.5)
+        assert gsd is not None
+        top = window_offsets(x.shape[1] * gsd, self.layout.window_m, per_side)[crop // per_side]
+        left = window_offsets(x.shape[2] * gsd, self.layout.window_m, per_side)[crop % per_side]
+        return cut(x, row, top, left, self.layout.window_m)
+
+
+def masked_sample(
+    reader: SampleReader, config: MaskedConfig, index: int, rng: np.random.Generator
+) -> Masked:
+    """One training sample: a window, and what of it is seen and asked for."""
+    content = reader.content(index, int(rng.integers(reader.layout.crops)))
+    available = content.available(len(reader.layout.streams))
+    return Masked(content, select(rng, reader.layout, available, config))
+
+
+def collate(samples: list[Masked], layout: Layout, num_inputs: int, num_targets: int) -> Batch:
+    """Masked samples -> one batch; see the module's docstring."""
+    b = len(samples)
+    in_where, in_code = np.zeros((2, b, num_inputs), dtype=np.int64)
+    out_where = np.zeros((b, num_targets), dtype=np.int64)
+    in_stream = np.full((b, num_inputs), -1, dtype=np.int64)
+    out_stream, out_code = np.full((2, b, num_targets), -1, dtype=np.int64)
+    patches: dict[int, list[np.ndarray]] = {i: [] for i in layout.pixels}
+    slots: dict[int, list[np.ndarray]] = {i: [] for i in layout.pixels}
+    goals: dict[int, list[tuple[np.ndarray, np.ndarray, np.ndarray]]] = {
+        i: [] for i in layout.targets
+    }
+    for row, sample in enumerate(samples):
+        at = 0
+        for i, places in sample.selection.inputs.items():
+            stream, values = layout.streams[i], sample.content.streams[i][places]
+            span = slice(at, at + len(places))
+            in_where[row, span] = stream.position_offset + places
+            in_stream[row, span] = i
+            if stream.kind == "pixels":
+                patches[i].append(values)
+                slots[i].append(row * num_inputs + np.arange(span.start, span.stop))
+            else:
+                in_code[row, span] = stream.vocab_offset + values
+            at = span.stop
+        at = 0
+        for i, places in sample.selection.targets.items():
+            stream, values = layout.streams[i], sample.content.streams[i][places]
+            span = slice(at, at + len(places))
+            out_where[row, span] = stream.position_offset + places
+            out_stream[row, span] = i
+            if stream.kind == "sequence":
+                out_code[row, span] = stream.vocab_offset + np.concatenate([[BOS], values[:-1]])
+            weight = 1.0 / (len(places) * len(sample.selection.targets))
+            where = row * num_targets + np.arange(span.start, span.stop)
+            goals[i].append((values, where, np.full(len(places), weight, dtype=np.float32)))
+            at = span.stop
+    batch = {
+        "in_where": in_where, "in_stream": in_stream, "in_code": in_code,
+        "out_where": out_where, "out_stream": out_stream, "out_code": out_code,
+    }  # fmt: skip
+    for i in layout.pixels:
+        stream = layout.streams[i]
+        batch[f"patch/{stream.name}"] = _join(patches[i], (0, stream.patch_values), np.float32)
+        batch[f"slot/{stream.name}"] = _join(slots[i], (0,), np.int64)
+    for i in layout.targets:
+        name = layout.streams[i].name
+        columns = list(zip(*goals[i], strict=True)) or [(), (), ()]
+        batch[f"goal/{name}"] = _join(columns[0], (0,), np.int64)
+        batch[f"goal_slot/{name}"] = _join(columns[1], (0,), np.int64)
+        batch[f"goal_weight/{name}"] = _join(columns[2], (0,), np.float32)
+    return {k: torch.from_numpy(v) for k, v in batch.items()}
+
+
+def _join(parts: Iterable[np.ndarray], empty: tuple[int, ...], dtype: type) -> np.ndarray:
+    arrays = list(parts)
+    return np.concatenate(arrays) if arrays else np.zeros(empty, dtype=dtype)
+
+
+def _part_name(stream: Stream) -> str:
+    return stream.modality if stream.kind == "pixels" else extra_name(stream.modality)

@@ -1,0 +1,382 @@
+"""Carry out a plan: read each sample once, write its shard, count its statistics.
+
+One process, or as many as MPI started; the bytes are the same. What is committed is never done
+again, so a killed, failed or repeated build goes on where it was, with any number of ranks.
+
+A sample that cannot be read is tried once more and then quarantined: it is left out, with its reason
+in `quarantine.jsonl`, and the samples behind it in the shard move up one slot. The slots of a shard
+therefore depend on the plan and on which of its samples are unusable, and on nothing else. More than
+`max_bad` of them end the build; the shard that would exceed the bound is not committed.
+"""
+
+import contextlib
+import dataclasses
+import fcntl
+import functools
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from configs.errors import ConfigError
+from configs.registry import modality
+from configs.schema import ShardsConfig
+from configs.schema.modality import Modality
+from shards import finish
+from shards.codec import META_PART, encode_meta, encode_part, part_name
+from shards.errors import SampleError, ShardError
+from shards.files import disk_errors, finite, to_json
+from shards.index import committed
+from shards.manifest import MANIFEST, PLAN, SCHEMA_VERSION, read_manifest
+from shards.plan import Plan, PlannedShard, load_plan, plan, save_plan
+from shards.progress import Progress
+from shards.sample import Sample, check_sample
+from shards.schedule import Comm, Idle, Leader, follow
+from shards.sources import SampleRef, Source, open_source
+from shards.stats import Statistics
+from shards.writer import ShardWriter
+
+_NUM_NAMED = 5
+
+
+@dataclass(frozen=True)
+class BuildResult:
+    """What a build did. `fingerprint` names the data set's content."""
+
+    out: Path
+    num_samples: int
+    num_shards: int
+    num_built: int
+    num_quarantined: int
+    fingerprint: str
+    seconds: float
+
+
+@dataclass(frozen=True)
+class _Task:
+    """One shard to write; `num_bad` is how many samples were quarantined when it was handed out."""
+
+    shard: PlannedShard
+    num_bad: int = 0
+
+
+@dataclass(frozen=True)
+class _Done:
+    """One shard written. `samples` and `num_bytes` were not yet counted by the progress line."""
+
+    shard: PlannedShard
+    quarantined: list[dict[str, str]]
+    num_samples: int
+    num_bytes: int
+
+
+class _TooManyBad(ShardError):
+    """A shard met more unusable samples than the build may still leave out."""
+
+    def __init__(self, message: str, offenders: list[dict[str, str]]) -> None:
+        # Both in `args`: the error crosses processes by pickle.
+        super().__init__(message, offenders)
+        self.offenders = offenders
+
+    def __str__(self) -> str:
+        return self.args[0]
+
+
+@dataclass
+class _Site:
+    """What every rank needs: where to write, what to read, and the rows it is stored by.
+
+    `report` counts samples and bytes as they are written, on the rank that shows the progress.
+    """
+
+    config: ShardsConfig
+    source: Source
+    rows: dict[str, Modality]
+    report: Callable[[int, int], None] | None = None
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        return (*(part_name(row) for row in self.rows.values()), META_PART)
+
+    def tar(self, shard: PlannedShard) -> Path:
+        return self.config.out / f"{shard.path}.tar"
+
+
+def build(config: ShardsConfig, *, quiet: bool = False) -> BuildResult | None:
+    """Make, finish or confirm the data set at `config.out`.
+
+    Returns what was done on rank 0, None on other MPI ranks. Raises ShardError, on all ranks alike,
+    when the source is unusable, the folder belongs to another plan, too many samples are unusable,
+    or the disk refuses. Finished shards are kept in every case.
+    """
+    comm = _communicator()
+    if comm is not None and comm.rank > 0:
+        # Opened with the first task: an error then travels to rank 0 like any other.
+        open_once = functools.cache(functools.partial(_open_site, config))
+        follow(comm, lambda task, idle: _build_shard(open_once(), task, idle))
+        return None
+    error: ShardError | None = None
+    build_run = _Build(config, comm, quiet)
+    try:
+        return build_run.run()
+    except (ShardError, ConfigError) as caught:
+        error = caught if isinstance(caught, ShardError) else ShardError(str(caught))
+        raise
+    except BaseException as caught:
+        error = ShardError(f"the build failed on rank 0: {caught!r}")
+        raise
+    finally:
+        build_run.leader.dismiss(error)
+
+
+def load_or_make_plan(config: ShardsConfig, source: Source) -> tuple[Plan, dict[str, Any]]:
+    """The plan of `config` and its recipe: from the folder when it is there, else made anew.
+
+    Writes nothing. Raises ShardError when the folder holds another plan, naming what differs.
+    """
+    recipe = _recipe(config, source)
+    path = config.out / PLAN
+    if path.exists():
+        stored, stored_recipe = load_plan(path)
+        if stored_recipe != recipe:
+            raise ShardError(_other_plan(config.out, stored_recipe, recipe))
+        return stored, recipe
+    if (config.out / MANIFEST).exists():
+        raise ShardError(f"{config.out} holds a data set without a plan; choose another `out`")
+    return plan(source.refs(), config), recipe
+
+
+class _Build:
+    """Rank 0's part: prepare, lead, finish."""
+
+    def __init__(self, config: ShardsConfig, comm: Comm | None, quiet: bool) -> None:
+        self.config = config
+        self.quiet = quiet
+        self.bad: list[dict[str, str]] = []
+        self.leader = Leader(comm, self._brief, self._accept)
+        self.progress: Progress | None = None
+
+    def run(self) -> BuildResult:
+        start_s = time.monotonic()
+        site = _open_site(self.config)
+        site.report = self._advance
+        with _locked(self.config.out):
+            the_plan, recipe = load_or_make_plan(self.config, site.source)
+            if not (self.config.out / PLAN).exists():
+                save_plan(the_plan, self.config.out / PLAN, recipe)
+            missing: list[PlannedShard] = []
+            if not finish.is_whole(self.config.out):
+                missing = self._missing(site, the_plan)
+                if missing:
+                    self._write(site, missing)
+                finish.finish(self.config, the_plan, recipe, site.rows, site.parts)
+            manifest = read_manifest(self.config.out / MANIFEST)
+        return BuildResult(
+            out=self.config.out,
+            num_samples=manifest["num_samples"],
+            num_shards=len(the_plan.shards),
+            num_built=len(missing),
+            num_quarantined=manifest["num_quarantined"],
+            fingerprint=manifest["fingerprint"],
+            seconds=time.monotonic() - start_s,
+        )
+
+    def _missing(self, site: _Site, the_plan: Plan) -> list[PlannedShard]:
+        """What is still to be written; takes note of what was quarantined in the rest."""
+        missing = []
+        for shard in the_plan.shards:
+            record = read_record(site.tar(shard))
+            if record is None:
+                missing.append(shard)
+            else:
+                self.bad += record["quarantined"]
+        if len(self.bad) > self.config.max_bad:
+            raise _too_many(self.config, self.bad, [])
+        return missing
+
+    def _write(self, site: _Site, missing: list[PlannedShard]) -> None:
+        # The manifest goes first: a data set with a hole must not look whole.
+        (self.config.out / MANIFEST).unlink(missing_ok=True)
+        # Largest first keeps the last rank from starting a big shard when the others are done.
+        ordered = sorted(missing, key=lambda s: (-s.num_bytes, s.path))
+        try:
+            with Progress(sum(len(s.refs) for s in missing), quiet=self.quiet) as self.progress:
+                self.leader.run(ordered, lambda task, idle: _build_shard(site, task, idle))
+        except _TooManyBad as error:
+            finish.write_quarantine(self.config.out, self.bad + error.offenders)
+            raise
+
+    def _brief(self, shard: PlannedShard) -> _Task:
+        return _Task(shard, len(self.bad))
+
+    def _accept(self, done: _Done) -> None:
+        self.bad += done.quarantined
+        self._advance(done.num_samples, done.num_bytes)
+        # Two ranks may each have kept within the bound they knew of.
+        if len(self.bad) > self.config.max_bad:
+            raise _too_many(self.config, self.bad, [])
+
+    def _advance(self, num_samples: int, num_bytes: int) -> None:
+        assert self.progress is not None
+        self.progress.advance(num_samples, num_bytes)
+
+
+def _build_shard(site: _Site, task: _Task, idle: Idle) -> _Done:
+    """Write and commit one shard, with its record: statistics, samples' meta data, quarantine."""
+    statistics = Statistics(site.rows)
+    quarantined: list[dict[str, str]] = []
+    metas = []
+    unreported = [0, 0]
+    with ShardWriter(site.tar(task.shard), site.parts) as writer:
+        for ref in task.shard.refs:
+            sample = _read(site, ref, quarantined)
+            if len(quarantined) + task.num_bad > site.config.max_bad:
+                raise _too_many(site.config, [], quarantined)
+            if sample is not None:
+                members = {
+                    part_name(site.rows[name]): encode_part(part, site.rows[name])
+                    for name, part in sample.parts.items()
+                }
+                members[META_PART] = encode_meta(sample.meta)
+                added = writer.add(sample.key, members)
+                statistics.add(sample.parts)
+                metas.append(dataclasses.asdict(sample.meta))
+                if site.report:
+                    site.report(1, added)
+                else:
+                    unreported = [unreported[0] + 1, unreported[1] + added]
+            idle()
+        index = writer.close()
+        record = {
+            "digest": index.digest,
+            "statistics": statistics.dump(),
+            "quarantined": quarantined,
+            "samples": metas,
+        }
+        writer.commit(to_json(record))
+    return _Done(task.shard, quarantined, *unreported)
+
+
+def _read(site: _Site, ref: SampleRef, quarantined: list[dict[str, str]]) -> Sample | None:
+    """One sample, or None after adding it to `quarantined`."""
+    for attempt in (1, 2):
+        try:
+            sample = site.source.read(ref)
+            check_sample(sample, site.rows)
+        except (SampleError, OSError) as error:
+            # A second try costs little and saves samples from a file system's hiccups.
+            if attempt == 2:
+                quarantined.append({"key": ref.key, "reason": str(error)})
+        else:
+            if sample.key != ref.key:
+                raise ShardError(f"source {site.source.name} gave {sample.key!r} for {ref.key!r}")
+            return sample
+    return None
+
+
+def read_record(tar: Path) -> dict[str, Any] | None:
+    """The record of a committed shard; None when the shard is not there whole."""
+    index = committed(tar)
+    if index is None:
+        return None
+    try:
+        record = json.loads(tar.with_suffix(".json").read_bytes())
+    except (OSError, ValueError):
+        return None
+    return record if record.get("digest") == index.digest else None
+
+
+def _too_many(
+    config: ShardsConfig, bad: list[dict[str, str]], offenders: list[dict[str, str]]
+) -> _TooManyBad:
+    named = [f"  {b['key']}: {b['reason']}" for b in (bad + offenders)[-_NUM_NAMED:]]
+    return _TooManyBad(
+        f"more than max_bad={config.max_bad} samples are unusable, among them\n"
+        + "\n".join(named)
+        + f"\n(all known ones: {config.out / finish.QUARANTINE}). Repair or remove them and build "
+        "into an empty folder, or allow more with max_bad=N; finished shards are kept",
+        offenders,
+    )
+
+
+def _open_site(config: ShardsConfig) -> _Site:
+    source = open_source(config.source)
+    return _Site(config, source, {name: modality(name) for name in source.modalities})
+
+
+def _recipe(config: ShardsConfig, source: Source) -> dict[str, Any]:
+    """Everything that decides what is built, as JSON values; keys are named in error messages."""
+    values = {
+        "schema": SCHEMA_VERSION,
+        "source": source.name,
+        "source_fingerprint": source.fingerprint(),
+        "modalities": [modality(n).model_dump(mode="json") for n in source.modalities],
+        **config.model_dump(mode="json", exclude={"kind", "source", "out", "max_bad"}),
+        # A mapping's order is lost in JSON, and the order of splits is the order of samples.
+        "split_order": list(config.splits),
+    }
+    return finite(values)
+
+
+def _other_plan(out: Path, stored: dict[str, Any], wanted: dict[str, Any]) -> str:
+    changed = [k for k in wanted if stored.get(k) != wanted[k]]
+    details = [
+        f"{k} was {stored.get(k)!r}, now {wanted[k]!r}" if k != "modalities" else "modalities"
+        for k in changed
+    ]
+    return (
+        f"{out} was made from another plan ({'; '.join(details)}); choose another `out`, or remove "
+        "the folder to build it anew"
+    )
+
+
+@contextlib.contextmanager
+def _locked(out: Path) -> Iterator[None]:
+    """Hold the folder against a second build; the lock dies with the process. Sweeps temporaries."""
+    with disk_errors(out):
+        out.mkdir(parents=True, exist_ok=True)
+        fd = os.open(out / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ShardError(
+                f"another build is writing to {out}; wait for it, or choose another `out`"
+            ) from error
+        for leftover in [*out.glob(".*.tmp-*"), *out.glob("*/.*.tmp-*")]:
+            leftover.unlink(missing_ok=True)
+        yield
+    finally:
+        os.close(fd)
+
+
+def mpi_rank() -> int:
+    """This process's rank as its launcher announced it; 0 without one."""
+    for name in ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK"):
+        if name in os.environ:
+            return int(os.environ[name])
+    return int(os.environ.get("SLURM_PROCID", 0)) if "SLURM_STEP_NUM_TASKS" in os.environ else 0
+
+
+def _communicator() -> Comm | None:
+    """MPI's world when a launcher started several ranks, else None, without touching MPI."""
+    sizes = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS")
+    expected = max(int(os.environ.get(name, 1)) for name in sizes)
+    if expected == 1:
+        return None
+    try:
+        from mpi4py import MPI
+    except ImportError as error:
+        raise ShardError(
+            f"started as {expected} ranks, but mpi4py does not load ({error}); install it with "
+            "`pip install .[mpi]`, or start a single process"
+        ) from error
+    if MPI.COMM_WORLD.size != expected:
+        raise ShardError(
+            f"the launcher started {expected} processes, but MPI sees {MPI.COMM_WORLD.size}; "
+            "launch with the mpiexec of the MPI that mpi4py was built for (Slurm: srun --mpi=pmix)"
+        )
+    return MPI.COMM_WORLD

@@ -1,0 +1,118 @@
+"""Files that appear whole or not at all, and disk errors that tell the user what to do.
+
+    temporary name in the same folder -> write -> fsync -> rename -> fsync of the folder
+
+A temporary name starts with a dot and ends in `.tmp-HOST-PID`; readers never look at it and the
+next writer of the same file sweeps it.
+"""
+
+import contextlib
+import errno
+import json
+import math
+import os
+import shutil
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from shards.errors import ShardError
+
+
+def temporary_name(path: Path) -> Path:
+    """Where `path` is written before it is committed; unique per process."""
+    return path.with_name(f".{path.name}.tmp-{socket.gethostname()}-{os.getpid()}")
+
+
+def sweep(path: Path) -> None:
+    """Remove what a killed writer of `path` left behind."""
+    for leftover in path.parent.glob(f".{path.name}.tmp-*"):
+        leftover.unlink(missing_ok=True)
+
+
+def fsync_folder(folder: Path) -> None:
+    """Make renames in `folder` survive a power cut."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def write_all(fd: int, data: bytes | bytearray | memoryview) -> None:
+    """Write every byte: a nearly full disk makes `os.write` stop short before it fails."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
+
+
+def write_temporary(path: Path, data: bytes) -> Path:
+    """Write `data` under a temporary name and fsync it; returns that name, ready for a rename."""
+    temporary = temporary_name(path)
+    try:
+        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+        try:
+            write_all(fd, data)
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+    return temporary
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Replace `path` by `data` in one step. Raises ShardError when the disk refuses."""
+    with disk_errors(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        sweep(path)
+        write_temporary(path, data).rename(path)
+        fsync_folder(path.parent)
+
+
+@contextlib.contextmanager
+def disk_errors(folder: Path) -> Iterator[None]:
+    """Turn an OSError inside the block into a ShardError that says what to do about it."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise ShardError(
+                f"no space left at {folder} ({_free_text(folder)}); free space there and run the "
+                "same command again: finished shards are kept"
+            ) from error
+        raise ShardError(
+            f"cannot write at {folder}: {error}; make the folder writable and run the same "
+            "command again: finished shards are kept"
+        ) from error
+
+
+def to_json(value: Any) -> bytes:
+    """Canonical JSON: sorted keys, no spaces, floats in full, NaN as the string "NaN"."""
+    text = json.dumps(
+        finite(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+    )
+    return text.encode()
+
+
+def finite(value: Any) -> Any:
+    """The same value with non-finite floats as strings, which JSON has no numbers for.
+
+    Pydantic reads "NaN", "Infinity" and "-Infinity" back to the floats they stand for.
+    """
+    if isinstance(value, dict):
+        return {str(k): finite(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(v) for v in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    return value
+
+
+def _free_text(folder: Path) -> str:
+    try:
+        return f"{shutil.disk_usage(folder).free / 1e6:.1f} MB free"
+    except OSError:
+        return "free space unknown"

@@ -1,0 +1,150 @@
+"""One shard from its first sample to its commit.
+
+    .shard-000000.tar.tmp-*   written member by member, fsync
+    .shard-000000.idx.tmp-*   written, fsync                    (and a record, where there is one)
+    rename record, rename idx, rename tar                       the shard exists from here on
+    fsync of the folder
+
+Members of a sample are contiguous and in the order of `parts`; times and owners are zero. Killed
+at any point, the writer leaves temporaries, which the next writer of the shard sweeps, or an index
+without a tar, which is not a shard.
+"""
+
+import contextlib
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+import xxhash
+
+from shards.errors import SampleError, ShardError
+from shards.files import (
+    disk_errors,
+    fsync_folder,
+    sweep,
+    temporary_name,
+    write_all,
+    write_temporary,
+)
+from shards.index import MAX_PARTS, ShardIndex, index_path, record_dtype
+from shards.tar import BLOCK_BYTES, END, check_key, member
+
+
+class ShardWriter:
+    """Write `path` (a `.tar`) with members `KEY.PART` for the given parts, in that order.
+
+    Use as a context manager: leaving it without `commit` removes what was written. Every method
+    raises ShardError when the disk refuses, after removing the temporaries.
+    """
+
+    def __init__(self, path: Path, parts: Sequence[str]) -> None:
+        if len(parts) > MAX_PARTS:
+            raise ShardError(f"{len(parts)} parts in a sample; an index holds {MAX_PARTS}")
+        self.path = path
+        self.parts = tuple(parts)
+        self._dtype = record_dtype(len(parts))
+        self._records: list[np.ndarray] = []
+        self._keys: dict[str, None] = {}
+        self._num_bytes = 0
+        self._index: ShardIndex | None = None
+        self._temporary = temporary_name(path)
+        self._fd: int | None = None
+        with disk_errors(path.parent):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            sweep(path)
+            for companion in (index_path(path), path.with_suffix(".json")):
+                sweep(companion)
+            self._fd = os.open(self._temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+
+    def add(self, key: str, members: Mapping[str, bytes]) -> int:
+        """Append one sample; `members` maps parts to bytes. Returns the bytes it takes in the tar.
+
+        Raises SampleError for a key that cannot be used; the shard stays as it was.
+        """
+        assert self._fd is not None
+        assert members.keys() <= set(self.parts)
+        check_key(key)
+        if key in self._keys:
+            raise SampleError(f"the key {key!r} comes twice in {self.path}")
+        record = np.zeros((), self._dtype)
+        pieces = []
+        offset = self._num_bytes
+        for p, part in enumerate(self.parts):
+            if part not in members:
+                continue
+            data = members[part]
+            pieces.append(member(f"{key}.{part}", data))
+            record["present"] |= np.uint32(1 << p)
+            record["parts"][p] = (
+                offset // BLOCK_BYTES + 1,
+                len(data),
+                xxhash.xxh3_64_intdigest(data),
+            )
+            offset += len(pieces[-1])
+        with self._cleaning():
+            write_all(self._fd, b"".join(pieces))
+        added, self._num_bytes = offset - self._num_bytes, offset
+        self._records.append(record)
+        self._keys[key] = None
+        return added
+
+    def close(self) -> ShardIndex:
+        """End the tar and make it durable under its temporary name; returns its index."""
+        assert self._fd is not None
+        with self._cleaning():
+            write_all(self._fd, END)
+            os.fsync(self._fd)
+            os.close(self._fd)
+            self._fd = None
+        self._index = ShardIndex(
+            parts=self.parts,
+            records=np.array(self._records, self._dtype),
+            key_lines="".join(f"{key}\n" for key in self._keys).encode(),
+            tar_bytes=self._num_bytes + len(END),
+        )
+        return self._index
+
+    def commit(self, record: bytes | None = None) -> ShardIndex:
+        """Make the shard exist, together with an optional `.json` record beside it."""
+        index = self._index or self.close()
+        files = {index_path(self.path): index.to_bytes()}
+        if record is not None:
+            files = {self.path.with_suffix(".json"): record} | files
+        with self._cleaning():
+            written = {path: write_temporary(path, data) for path, data in files.items()}
+            for path, temporary in written.items():
+                temporary.rename(path)
+            self._temporary.rename(self.path)
+            fsync_folder(self.path.parent)
+        return index
+
+    def abort(self) -> None:
+        """Remove the temporaries; nothing of this shard remains."""
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
+        for path in (self.path, index_path(self.path), self.path.with_suffix(".json")):
+            temporary_name(path).unlink(missing_ok=True)
+
+    def __enter__(self) -> "ShardWriter":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.abort()
+
+    @contextlib.contextmanager
+    def _cleaning(self) -> Iterator[None]:
+        # Free what this shard took before the error is told: the disk may be full for others too.
+        with disk_errors(self.path.parent):
+            try:
+                yield
+            except OSError:
+                self.abort()
+                raise

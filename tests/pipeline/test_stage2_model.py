@@ -1,0 +1,126 @@
+"""The masked transformer: what it may look at, how its loss is weighed, missing modalities."""
+
+import numpy as np
+import pytest
+import torch
+
+from configs.schema import MaskedConfig
+from pipeline.stage2.layout import Layout, Stream
+from pipeline.stage2.masking import Selection
+from pipeline.stage2.model import MaskedTransformer
+from pipeline.stage2.samples import Content, Masked, collate
+
+LAYOUT = Layout(
+    (
+        Stream(
+            "S@px", "S", "pixels", 4, True, False, patch_m=80, grid=(2, 2), patch_px=2, num_bands=3
+        ),
+        Stream("A@tok", "A", "map", 4, True, True, 80, (2, 2), vocab_size=7, position_offset=4),
+        Stream(
+            "T@tok", "T", "sequence", 6, True, True, vocab_size=9, position_offset=8, vocab_offset=7
+        ),
+    ),
+    window_m=160,
+    crops=1,
+)
+CONFIG = MaskedConfig(
+    pixels=("S2L2A",), targets=("LULC",), width=16, heads=2, encoder_depth=2, decoder_depth=2
+)
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    return MaskedTransformer(LAYOUT, CONFIG).double()
+
+
+def masked(rng, inputs, targets):
+    content = {0: rng.normal(size=(4, 12)), 1: rng.integers(0, 7, 4), 2: rng.integers(4, 9, 6)}
+    places = {i: np.asarray(p) for i, p in inputs.items()}
+    return Masked(
+        Content(content), Selection(places, {i: np.asarray(p) for i, p in targets.items()})
+    )
+
+
+def make(samples, n=8, k=8):
+    return collate(samples, LAYOUT, n, k)
+
+
+def mixed(rng):
+    return [
+        masked(rng, {0: [0, 2, 3], 1: [1]}, {1: [0, 3], 2: [0, 1, 2]}),
+        masked(rng, {1: [0, 1, 2]}, {1: [3]}),
+        masked(rng, {0: [1], 2: [0, 1]}, {1: [2, 1, 0]}),
+    ]
+
+
+def test_the_loss_is_the_mean_over_streams_of_their_mean_cross_entropy(model):
+    sample = masked(np.random.default_rng(0), {0: [0, 1]}, {1: [0, 1, 2], 2: [0]})
+    batch = make([sample])
+    features = model.decode(batch, *model.encode(batch))[0]
+    expected = []
+    for i, rows in ((1, slice(0, 3)), (2, slice(3, 4))):
+        log_p = torch.log_softmax(model.logits(features[rows], i), -1)
+        goals = torch.from_numpy(sample.content.streams[i][sample.selection.targets[i]])
+        expected.append(-log_p[torch.arange(len(goals)), goals].mean())
+    torch.testing.assert_close(model(batch).loss[0].float(), torch.stack(expected).mean().float())
+
+
+def test_a_batch_of_mixed_missing_modalities_has_the_gradients_of_its_samples(model):
+    samples = mixed(np.random.default_rng(1))
+    model(make(samples)).loss.sum().backward()
+    together = {n: p.grad.clone() for n, p in model.named_parameters()}
+    model.zero_grad()
+    for sample in samples:
+        model(make([sample])).loss.sum().backward()
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(together[name], parameter.grad, atol=1e-5, rtol=1e-5)
+
+
+def test_every_parameter_is_used_in_the_same_order_whatever_is_present(model):
+    def order(samples):
+        seen = []
+        handles = [
+            p.register_post_accumulate_grad_hook(lambda _, n=n: seen.append(n))
+            for n, p in model.named_parameters()
+        ]
+        model(make(samples)).loss.sum().backward()
+        for handle in handles:
+            handle.remove()
+        return seen
+
+    rng = np.random.default_rng(2)
+    everything = order([masked(rng, {0: [0], 1: [1], 2: [0]}, {1: [0]})])
+    assert set(everything) == {n for n, _ in model.named_parameters()}
+    for inputs, targets in (({1: [0]}, {1: [1]}), ({0: [0]}, {2: [0, 1]}), ({2: [0]}, {1: [0]})):
+        assert order([masked(rng, inputs, targets)]) == everything
+
+
+def test_a_sequence_target_sees_only_what_was_written_before(model):
+    rng = np.random.default_rng(3)
+    sample = masked(rng, {0: [0]}, {2: [0, 1, 2, 3]})
+    batch = make([sample])
+    context = model.encode(batch)
+    before = model.decode(batch, *context)[0]
+    sample.content.streams[2][2] = (sample.content.streams[2][2] - 4 + 1) % 5 + 4
+    after = model.decode(make([sample]), *context)[0]
+    assert torch.equal(before[:3], after[:3])
+    assert not torch.allclose(before[3], after[3])
+
+
+def test_a_target_is_predicted_from_visible_tokens_only(model):
+    rng = np.random.default_rng(4)
+    sample = masked(rng, {0: [0, 1]}, {1: [0, 1]})
+    before = model(make([sample]))
+    features = model.decode(make([sample]), *model.encode(make([sample])))
+    sample.content.streams[0][2:] += 100.0  # patches that were not chosen
+    sample.content.streams[1][:] = (sample.content.streams[1] + 1) % 7  # the targets themselves
+    again = model.decode(make([sample]), *model.encode(make([sample])))
+    torch.testing.assert_close(features, again)
+    assert not torch.allclose(before.loss, model(make([sample])).loss)
+
+
+def test_padding_changes_nothing(model):
+    sample = masked(np.random.default_rng(5), {0: [0], 1: [1, 2]}, {1: [0], 2: [0, 1]})
+    tight, loose = make([sample], n=3, k=3), make([sample], n=20, k=17)
+    torch.testing.assert_close(model(tight).loss, model(loose).loss)

@@ -1,0 +1,191 @@
+"""The batch scripts without a Slurm: syntax, shellcheck, and how a job ends.
+
+The `srun` and `scontrol` here stand in for Slurm's, as there is none: srun starts two real tasks with
+Slurm's variables, scontrol writes down that it was called and ends the job as Slurm would.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPTS = sorted((Path(__file__).parents[2] / "slurm").iterdir())
+BATCH = [path for path in SCRIPTS if path.suffix == ".sbatch"]
+
+SRUN = """#!/bin/bash
+while [[ "$1" == --* ]]; do shift; done
+code=0
+for rank in 0 1; do
+    SLURM_PROCID=$rank SLURM_LOCALID=$rank "$@" || code=$?
+done
+exit $code
+"""
+SCONTROL = """#!/bin/bash
+if [[ "$1" == show ]]; then printf 'n1\\nn2\\n'; exit; fi
+echo "$@" >>"$CALLS"
+kill -KILL $PPID
+"""
+# In place of the project's interpreter where ranks start; it is itself, to read configurations.
+PYTHON = """#!/bin/bash
+if [[ "$1" == -c ]]; then exec {python} "$@"; fi
+echo "$RANK/$WORLD_SIZE local $LOCAL_RANK/$LOCAL_WORLD_SIZE at $MASTER_ADDR:$MASTER_PORT: $*"
+{body}
+"""
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
+def test_scripts_are_valid(path: Path) -> None:
+    subprocess.run(["bash", "-n", str(path)], check=True)
+    beside = Path(sys.executable).parent
+    shellcheck = shutil.which("shellcheck", path=f"{beside}:{os.environ['PATH']}")
+    assert shellcheck is not None
+    result = subprocess.run(
+        [shellcheck, "--external-sources", str(path)],
+        cwd=path.parents[1], capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stdout
+
+
+@pytest.mark.parametrize("path", BATCH, ids=lambda path: path.name)
+def test_scripts_can_be_requeued_without_losing_their_log(path: Path) -> None:
+    lines = path.read_text().splitlines()
+    assert "#SBATCH --requeue" in lines
+    assert "#SBATCH --open-mode=append" in lines
+    assert ("#SBATCH --signal=USR2@300" in lines) == (path.stem != "shards")
+
+
+class Job:
+    """A job script run with the stand-ins, in the checkout, writing below `folder`."""
+
+    def __init__(self, folder: Path, root: Path) -> None:
+        self.folder, self.root = folder, root
+        self.out = folder / "run"
+        (folder / "bin").mkdir()
+        self._tool("srun", SRUN)
+        self._tool("scontrol", SCONTROL)
+
+    def run(self, name: str, *argv: str, body: str = "", **variables: str):
+        python = self._tool("python", PYTHON.format(python=sys.executable, body=body))
+        environment = os.environ | {
+            "PATH": f"{self.folder / 'bin'}:{os.environ['PATH']}",
+            "PYTHON": str(python),
+            "CALLS": str(self.folder / "calls"),
+            "OUT": str(self.out),
+            "SLURM_SUBMIT_DIR": str(self.root),
+            "SLURM_JOB_ID": "12345",
+            "SLURM_JOB_NODELIST": "n[1-2]",
+            "SLURM_NTASKS": "2",
+            "SLURM_NNODES": "1",
+            **variables,
+        }
+        return subprocess.run(
+            ["bash", str(self.root / "slurm" / f"{name}.sbatch"), *argv],
+            env=environment, capture_output=True, text=True, check=False, timeout=30,
+        )  # fmt: skip
+
+    def stage2(self, body: str = "", **variables: str):
+        return self.run(
+            "stage2", "configs/stage2/small.yaml", f"out={self.out}", body=body, **variables
+        )
+
+    @property
+    def requeued(self) -> bool:
+        calls = self.folder / "calls"
+        return calls.exists() and calls.read_text() == "requeue 12345\n"
+
+    def _tool(self, name: str, text: str) -> Path:
+        path = self.folder / "bin" / name
+        path.write_text(text)
+        path.chmod(0o755)
+        return path
+
+
+@pytest.fixture
+def job(tmp_path: Path, root: Path) -> Job:
+    return Job(tmp_path, root)
+
+
+def test_every_task_becomes_a_rank_of_the_same_command(job: Job) -> None:
+    result = job.stage2(SLURM_CPUS_PER_TASK="8")
+    assert result.returncode == 0, result.stderr
+    ranks = [line for line in result.stdout.splitlines() if " local " in line]
+    argv = f"-m pipeline train --config configs/stage2/small.yaml out={job.out}"
+    assert ranks == [f"{r}/2 local {r}/2 at n1:{20000 + 12345 % 12000}: {argv}" for r in (0, 1)]
+    assert not job.requeued
+
+
+def test_a_preempted_job_is_requeued(job: Job) -> None:
+    job.stage2(body="exit 75")
+    assert job.requeued
+
+
+@pytest.mark.parametrize("code", [2, 65])
+def test_a_job_that_gave_up_is_not_started_again(job: Job, code: int) -> None:
+    assert job.stage2(body=f"exit {code}").returncode == code
+    assert not job.requeued
+
+
+def test_a_crash_without_progress_is_not_started_again(job: Job) -> None:
+    result = job.stage2(body="exit 139")
+    assert result.returncode == 139
+    assert "committed nothing" in result.stdout
+    assert not job.requeued
+
+
+CRASH_AFTER_COMMIT = """
+mkdir -p "$OUT/checkpoints/step-00000100"
+touch "$OUT/checkpoints/step-00000100/MANIFEST.json"
+exit 139
+"""
+
+
+def test_a_crash_after_progress_is_started_again(job: Job) -> None:
+    job.stage2(body=CRASH_AFTER_COMMIT)
+    assert job.requeued
+
+
+def test_crashes_have_a_limit(job: Job) -> None:
+    result = job.stage2(body=CRASH_AFTER_COMMIT, MAX_RESTARTS="3", SLURM_RESTART_COUNT="3")
+    assert result.returncode == 139
+    assert not job.requeued
+
+
+@pytest.mark.parametrize("mark", ["DONE", "KILL"])
+def test_a_run_that_is_over_starts_no_rank(job: Job, mark: str) -> None:
+    job.out.mkdir()
+    (job.out / mark).touch()
+    result = job.stage2(body="exit 1")
+    assert result.returncode == 0
+    assert " local " not in result.stdout
+
+
+def test_a_wrong_configuration_starts_no_rank(job: Job) -> None:
+    result = job.run("stage2", "configs/stage2/small.yaml", "engine.num_step=3")
+    assert result.returncode == 2
+    assert "did you mean 'num_steps'" in result.stderr
+    assert " local " not in result.stdout
+
+
+def test_stage1_trains_a_modality_per_array_task(job: Job) -> None:
+    variables = {"MODALITIES": "DEM LULC", "SLURM_ARRAY_TASK_ID": "1"}
+    result = job.run("stage1", "configs/stage1/small.yaml", **variables)
+    assert "train --config configs/stage1/small.yaml modality=LULC" in result.stdout
+    variables["SLURM_ARRAY_TASK_ID"] = "2"
+    result = job.run("stage1", "configs/stage1/small.yaml", **variables)
+    assert result.returncode == 0
+    assert "no modality for array task 2" in result.stdout
+
+
+def test_tokenize_runs_on_every_task(job: Job) -> None:
+    result = job.run("tokenize", "configs/tokenize/small.yaml", f"data.shards={job.out}")
+    assert result.stdout.count("-m pipeline tokenize --config configs/tokenize/small.yaml") == 3
+
+
+@pytest.mark.parametrize(("mpi", "num_processes"), [("pmix", 2), ("none", 1)])
+def test_shards_are_built_by_mpi_ranks_or_alone(job: Job, mpi: str, num_processes: int) -> None:
+    result = job.run("shards", "configs/shards/synthetic.yaml", f"out={job.out}", MPI=mpi)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count(": -m shards build --config") == num_processes

@@ -1,0 +1,33 @@
+"""The tiny collection and its data set, made once; tests that damage things take a copy."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from shards.build import build
+from shards.dataset import Dataset, open_dataset
+from tests.shards.helpers import config_for, make_collection
+
+
+@pytest.fixture(scope="session")
+def collection(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_collection(tmp_path_factory.mktemp("collection"))
+
+
+@pytest.fixture(scope="session")
+def built(collection: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("built") / "set"
+    build(config_for(collection, out), quiet=True)
+    return out
+
+
+@pytest.fixture
+def dataset(built: Path) -> Dataset:
+    return open_dataset(built)
+
+
+@pytest.fixture
+def copy(built: Path, tmp_path: Path) -> Path:
+    """A data set to be damaged."""
+    return Path(shutil.copytree(built, tmp_path / "copy"))

@@ -1,0 +1,118 @@
+import itertools
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shards.errors import SampleError, ShardError
+from shards.plan import Plan, grid_cell, load_plan, plan, save_plan
+from shards.sources.base import SampleRef
+from tests.shards.helpers import config_for
+
+PLACES = st.none() | st.tuples(st.floats(-180, 180), st.floats(-90, 90))
+
+
+@st.composite
+def listings(draw: st.DrawFn) -> list[SampleRef]:
+    places = draw(st.lists(PLACES, min_size=1, max_size=60))
+    blocks = draw(st.lists(st.integers(0, 5), min_size=len(places), max_size=len(places)))
+    return [
+        SampleRef(f"k{i}", block, *(place or (None, None)), num_bytes=i)
+        for i, (place, block) in enumerate(zip(places, blocks, strict=True))
+    ]
+
+
+def planned(refs: list[SampleRef], **changes: object) -> Plan:
+    return plan(refs, config_for(Path("unused"), Path("unused"), **changes))
+
+
+def cell_of(ref: SampleRef) -> object:
+    if ref.lon is None or ref.lat is None:
+        return ref.key
+    return grid_cell(ref.lon, ref.lat, 0.25)
+
+
+@given(listings(), st.integers(1, 9), st.integers(0, 3))
+def test_every_sample_has_exactly_one_slot(
+    refs: list[SampleRef], samples_per_shard: int, seed: int
+) -> None:
+    result = planned(refs, samples_per_shard=samples_per_shard, seed=seed)
+    keys = [ref.key for shard in result.shards for ref in shard.refs]
+    assert sorted(keys) == sorted(ref.key for ref in refs)
+    assert all(0 < len(shard.refs) <= samples_per_shard for shard in result.shards)
+    assert len({shard.path for shard in result.shards}) == len(result.shards)
+
+
+@given(listings())
+def test_no_grid_cell_lies_in_two_splits(refs: list[SampleRef]) -> None:
+    result = planned(refs, splits={"train": 0.6, "val": 0.2, "test": 0.2})
+    splits: dict[object, set[str]] = {}
+    for shard in result.shards:
+        for ref in shard.refs:
+            splits.setdefault(cell_of(ref), set()).add(shard.split)
+    assert all(len(found) == 1 for found in splits.values())
+
+
+@given(listings(), st.floats(0.05, 0.95))
+def test_shares_are_met_to_within_the_largest_cell(refs: list[SampleRef], share: float) -> None:
+    result = planned(refs, splits={"train": share, "val": 1 - share})
+    cells = Counter(cell_of(ref) for ref in refs)
+    counts = Counter(shard.split for shard in result.shards for _ in shard.refs)
+    # Rounding of the share's product, and one cell moved to fill an empty split.
+    assert abs(counts["train"] - share * len(refs)) <= max(cells.values()) + 1e-6
+
+
+@given(listings())
+def test_a_split_with_a_share_is_not_empty_while_there_are_cells(refs: list[SampleRef]) -> None:
+    result = planned(refs, splits={"train": 0.98, "val": 0.01, "test": 0.01, "none": 0.0})
+    found = {shard.split for shard in result.shards}
+    assert "none" not in found
+    if len({cell_of(ref) for ref in refs}) >= 3:
+        assert found == {"train", "val", "test"}
+
+
+@given(listings(), st.integers(0, 3))
+def test_blocks_stay_together(refs: list[SampleRef], seed: int) -> None:
+    result = planned(refs, seed=seed, splits={"train": 1.0})
+    blocks = [ref.block for shard in result.shards for ref in shard.refs]
+    changes = sum(a != b for a, b in itertools.pairwise(blocks))
+    assert changes == len(set(blocks)) - 1
+
+
+def test_the_seed_moves_blocks_and_nothing_else_does() -> None:
+    refs = [SampleRef(f"k{i}", i, i * 0.3, 0.0, 1) for i in range(40)]
+    assert planned(refs).digest == planned(refs).digest
+    assert planned(refs).digest != planned(refs, seed=1).digest
+    assert planned(refs, max_bad=7).digest == planned(refs).digest
+
+
+def test_the_antimeridian_is_one_cell() -> None:
+    assert grid_cell(180.0, 0.0, 0.25) == grid_cell(-180.0, 0.0, 0.25)
+
+
+def test_a_plan_survives_the_disk(tmp_path: Path) -> None:
+    refs = [SampleRef(f"k{i}", i // 3, None if i % 5 else i * 0.3, 1.5, i) for i in range(20)]
+    refs = [SampleRef(r.key, r.block, r.lon, None if r.lon is None else r.lat, 1) for r in refs]
+    made = planned(refs)
+    save_plan(made, tmp_path / "plan.parquet", {"seed": 0})
+    assert load_plan(tmp_path / "plan.parquet") == (made, {"seed": 0})
+
+
+def test_a_damaged_plan_is_told(tmp_path: Path) -> None:
+    (tmp_path / "plan.parquet").write_bytes(b"PAR1 and nothing else")
+    with pytest.raises(ShardError, match=r"plan\.parquet.*run the build again"):
+        load_plan(tmp_path / "plan.parquet")
+
+
+def test_listings_that_cannot_be_planned_say_why() -> None:
+    ref = SampleRef("k", 0, None, None, 1)
+    with pytest.raises(ShardError, match="lists no samples"):
+        planned([])
+    with pytest.raises(ShardError, match="'k' twice"):
+        planned([ref, ref])
+    with pytest.raises(SampleError, match="%2E"):
+        planned([SampleRef("a.b", 0, None, None, 1)])
+    with pytest.raises(ShardError, match="'extra' cannot name a split"):
+        planned([ref], splits={"extra": 1.0})
