@@ -42,7 +42,10 @@ def run_here(steps: Steps, cluster: ClusterConfig) -> int:
         took_s = time.monotonic() - begin
         if outcome.code != 0:
             typer.echo(f"{label}  {'stopped' if outcome.stopped else 'failed'}   {took_s:.1f} s")
-            typer.echo(f"error: step {step.name}: {outcome.message}", err=True)
+            if outcome.stopped:
+                typer.echo(f"{outcome.message}; the same command goes on from here", err=True)
+            else:
+                typer.echo(f"error: step {step.name}: {outcome.message}", err=True)
             return outcome.code
         ran.add(step.name)
         step.write_record()

@@ -1,12 +1,13 @@
 """What submitit runs as every task of a Slurm job: one rank of one step, in process.
 
-Resume is decided from the disk alone, so `checkpoint` hands back the same job. Exit codes are kept:
-0 done; 75 (committed, start me again) requeues; anything else ends the job with that code, on which
-`afterok` dependencies of later steps rest.
+Resume is decided from the disk alone, so `checkpoint` hands back the same job. submitit's handler of
+USR2 requeues the job; training replaces that handler while it runs and calls it on rank 0 after the
+commit. Exit codes are kept, because `afterok` dependencies of later steps rest on them. A 75 that
+comes back here was not requeued on purpose: after TERM, by which Slurm cancels or preempts a job, it
+is up to Slurm whether the job starts again.
 """
 
 import os
-import signal
 import sys
 from dataclasses import dataclass
 
@@ -44,21 +45,14 @@ class StepJob:
         job = submitit.JobEnvironment()
         if self.step.launch == "ranks":
             os.environ.update(distributed_environment(job))
-        # submitit's handler: it pickles `checkpoint()` and requeues the job. Training replaces it
-        # while it runs and calls it itself after the commit, in which case we do not come back.
-        requeue = signal.getsignal(signal.SIGUSR2)
         code = call(self.step)
         first = job.global_rank == 0
-        if code == PREEMPTED:
-            if first and callable(requeue):
-                requeue(signal.SIGUSR2, None)
-            # Rank 0 alone speaks for the job; a failing exit here could end it before it does.
-            return code
-        if code != 0:
+        # Rank 0 alone speaks for a preempted job: an exit that fails could end it before it does.
+        if code != 0 and (first or code != PREEMPTED):
             sys.exit(code)
-        if first:
+        if code == 0 and first:
             self.step.write_record()
-        return 0
+        return code
 
     def checkpoint(self) -> DelayedSubmission:
         return DelayedSubmission(self)

@@ -20,7 +20,9 @@ from configs.schema import (
     TokenizeConfig,
 )
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
+app = typer.Typer(
+    add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__
+)
 
 ConfigOption = Annotated[Path, typer.Option("--config", "-c", help="YAML file")]
 Overrides = Annotated[
@@ -147,12 +149,11 @@ def _exit_with(work: Callable[[], int]) -> None:
 def main(argv: list[str] | None = None) -> int:
     """Run one command; returns its exit code. For use in-process, by launch and by tests."""
     try:
-        app(args=argv, standalone_mode=False)
+        # Without standalone mode, typer gives an Exit's code back instead of leaving the process.
+        code = app(args=argv, standalone_mode=False)
     except ConfigError as error:
         typer.echo(f"error: {error}", err=True)
         return 2
-    except typer.Exit as stop:
-        return stop.exit_code
     except typer.Abort:
         return 130
     except Exception as error:
@@ -162,7 +163,7 @@ def main(argv: list[str] | None = None) -> int:
             raise
         show()
         return 2
-    return 0
+    return code if isinstance(code, int) else 0
 
 
 if __name__ == "__main__":

@@ -10,13 +10,11 @@ therefore depend on the plan and on which of its samples are unusable, and on no
 """
 
 import contextlib
-import dataclasses
 import fcntl
 import functools
-import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,22 +22,15 @@ from typing import Any
 from configs.errors import ConfigError
 from configs.registry import modality
 from configs.schema import ShardsConfig
-from configs.schema.modality import Modality
 from shards import finish
-from shards.codec import META_PART, encode_meta, encode_part, part_name
-from shards.errors import SampleError, ShardError
-from shards.files import disk_errors, finite, to_json
-from shards.index import committed
-from shards.manifest import MANIFEST, PLAN, SCHEMA_VERSION, read_manifest
+from shards.errors import ShardError
+from shards.files import disk_errors, finite, sweep
+from shards.fill import Done, Site, Task, TooManyBad, fill_shard, open_site, read_record, too_many
+from shards.manifest import EXTRA, MANIFEST, PLAN, SCHEMA_VERSION, read_manifest
 from shards.plan import Plan, PlannedShard, load_plan, plan, save_plan
 from shards.progress import Progress
-from shards.sample import Sample, check_sample
-from shards.schedule import Comm, Idle, Leader, follow
-from shards.sources import SampleRef, Source, open_source
-from shards.stats import Statistics
-from shards.writer import ShardWriter
-
-_NUM_NAMED = 5
+from shards.schedule import Comm, Leader, follow
+from shards.sources import Source
 
 
 @dataclass(frozen=True)
@@ -55,56 +46,6 @@ class BuildResult:
     seconds: float
 
 
-@dataclass(frozen=True)
-class _Task:
-    """One shard to write; `num_bad` is how many samples were quarantined when it was handed out."""
-
-    shard: PlannedShard
-    num_bad: int = 0
-
-
-@dataclass(frozen=True)
-class _Done:
-    """One shard written. `samples` and `num_bytes` were not yet counted by the progress line."""
-
-    shard: PlannedShard
-    quarantined: list[dict[str, str]]
-    num_samples: int
-    num_bytes: int
-
-
-class _TooManyBad(ShardError):
-    """A shard met more unusable samples than the build may still leave out."""
-
-    def __init__(self, message: str, offenders: list[dict[str, str]]) -> None:
-        # Both in `args`: the error crosses processes by pickle.
-        super().__init__(message, offenders)
-        self.offenders = offenders
-
-    def __str__(self) -> str:
-        return self.args[0]
-
-
-@dataclass
-class _Site:
-    """What every rank needs: where to write, what to read, and the rows it is stored by.
-
-    `report` counts samples and bytes as they are written, on the rank that shows the progress.
-    """
-
-    config: ShardsConfig
-    source: Source
-    rows: dict[str, Modality]
-    report: Callable[[int, int], None] | None = None
-
-    @property
-    def parts(self) -> tuple[str, ...]:
-        return (*(part_name(row) for row in self.rows.values()), META_PART)
-
-    def tar(self, shard: PlannedShard) -> Path:
-        return self.config.out / f"{shard.path}.tar"
-
-
 def build(config: ShardsConfig, *, quiet: bool = False) -> BuildResult | None:
     """Make, finish or confirm the data set at `config.out`.
 
@@ -115,8 +56,8 @@ def build(config: ShardsConfig, *, quiet: bool = False) -> BuildResult | None:
     comm = _communicator()
     if comm is not None and comm.rank > 0:
         # Opened with the first task: an error then travels to rank 0 like any other.
-        open_once = functools.cache(functools.partial(_open_site, config))
-        follow(comm, lambda task, idle: _build_shard(open_once(), task, idle))
+        open_once = functools.cache(functools.partial(open_site, config))
+        follow(comm, lambda task, idle: fill_shard(open_once(), task, idle))
         return None
     error: ShardError | None = None
     build_run = _Build(config, comm, quiet)
@@ -161,7 +102,7 @@ class _Build:
 
     def run(self) -> BuildResult:
         start_s = time.monotonic()
-        site = _open_site(self.config)
+        site = open_site(self.config)
         site.report = self._advance
         with _locked(self.config.out):
             the_plan, recipe = load_or_make_plan(self.config, site.source)
@@ -184,7 +125,7 @@ class _Build:
             seconds=time.monotonic() - start_s,
         )
 
-    def _missing(self, site: _Site, the_plan: Plan) -> list[PlannedShard]:
+    def _missing(self, site: Site, the_plan: Plan) -> list[PlannedShard]:
         """What is still to be written; takes note of what was quarantined in the rest."""
         missing = []
         for shard in the_plan.shards:
@@ -194,117 +135,34 @@ class _Build:
             else:
                 self.bad += record["quarantined"]
         if len(self.bad) > self.config.max_bad:
-            raise _too_many(self.config, self.bad, [])
+            raise too_many(self.config, self.bad, [])
         return missing
 
-    def _write(self, site: _Site, missing: list[PlannedShard]) -> None:
+    def _write(self, site: Site, missing: list[PlannedShard]) -> None:
         # The manifest goes first: a data set with a hole must not look whole.
         (self.config.out / MANIFEST).unlink(missing_ok=True)
         # Largest first keeps the last rank from starting a big shard when the others are done.
         ordered = sorted(missing, key=lambda s: (-s.num_bytes, s.path))
         try:
             with Progress(sum(len(s.refs) for s in missing), quiet=self.quiet) as self.progress:
-                self.leader.run(ordered, lambda task, idle: _build_shard(site, task, idle))
-        except _TooManyBad as error:
+                self.leader.run(ordered, lambda task, idle: fill_shard(site, task, idle))
+        except TooManyBad as error:
             finish.write_quarantine(self.config.out, self.bad + error.offenders)
             raise
 
-    def _brief(self, shard: PlannedShard) -> _Task:
-        return _Task(shard, len(self.bad))
+    def _brief(self, shard: PlannedShard) -> Task:
+        return Task(shard, len(self.bad))
 
-    def _accept(self, done: _Done) -> None:
+    def _accept(self, done: Done) -> None:
         self.bad += done.quarantined
         self._advance(done.num_samples, done.num_bytes)
         # Two ranks may each have kept within the bound they knew of.
         if len(self.bad) > self.config.max_bad:
-            raise _too_many(self.config, self.bad, [])
+            raise too_many(self.config, self.bad, [])
 
     def _advance(self, num_samples: int, num_bytes: int) -> None:
         assert self.progress is not None
         self.progress.advance(num_samples, num_bytes)
-
-
-def _build_shard(site: _Site, task: _Task, idle: Idle) -> _Done:
-    """Write and commit one shard, with its record: statistics, samples' meta data, quarantine."""
-    statistics = Statistics(site.rows)
-    quarantined: list[dict[str, str]] = []
-    metas = []
-    unreported = [0, 0]
-    with ShardWriter(site.tar(task.shard), site.parts) as writer:
-        for ref in task.shard.refs:
-            sample = _read(site, ref, quarantined)
-            if len(quarantined) + task.num_bad > site.config.max_bad:
-                raise _too_many(site.config, [], quarantined)
-            if sample is not None:
-                members = {
-                    part_name(site.rows[name]): encode_part(part, site.rows[name])
-                    for name, part in sample.parts.items()
-                }
-                members[META_PART] = encode_meta(sample.meta)
-                added = writer.add(sample.key, members)
-                statistics.add(sample.parts)
-                metas.append(dataclasses.asdict(sample.meta))
-                if site.report:
-                    site.report(1, added)
-                else:
-                    unreported = [unreported[0] + 1, unreported[1] + added]
-            idle()
-        index = writer.close()
-        record = {
-            "digest": index.digest,
-            "statistics": statistics.dump(),
-            "quarantined": quarantined,
-            "samples": metas,
-        }
-        writer.commit(to_json(record))
-    return _Done(task.shard, quarantined, *unreported)
-
-
-def _read(site: _Site, ref: SampleRef, quarantined: list[dict[str, str]]) -> Sample | None:
-    """One sample, or None after adding it to `quarantined`."""
-    for attempt in (1, 2):
-        try:
-            sample = site.source.read(ref)
-            check_sample(sample, site.rows)
-        except (SampleError, OSError) as error:
-            # A second try costs little and saves samples from a file system's hiccups.
-            if attempt == 2:
-                quarantined.append({"key": ref.key, "reason": str(error)})
-        else:
-            if sample.key != ref.key:
-                raise ShardError(f"source {site.source.name} gave {sample.key!r} for {ref.key!r}")
-            return sample
-    return None
-
-
-def read_record(tar: Path) -> dict[str, Any] | None:
-    """The record of a committed shard; None when the shard is not there whole."""
-    index = committed(tar)
-    if index is None:
-        return None
-    try:
-        record = json.loads(tar.with_suffix(".json").read_bytes())
-    except (OSError, ValueError):
-        return None
-    return record if record.get("digest") == index.digest else None
-
-
-def _too_many(
-    config: ShardsConfig, bad: list[dict[str, str]], offenders: list[dict[str, str]]
-) -> _TooManyBad:
-    named = [f"  {b['key']}: {b['reason']}" for b in (bad + offenders)[-_NUM_NAMED:]]
-    return _TooManyBad(
-        f"more than max_bad={config.max_bad} samples are unusable, among them\n"
-        + "\n".join(named)
-        + f"\n(all known ones: {config.out / finish.QUARANTINE}). Repair or remove them and build "
-        "into an empty folder, or allow more with max_bad=N; finished shards are kept",
-        offenders,
-    )
-
-
-def _open_site(config: ShardsConfig) -> _Site:
-    source = open_source(config.source)
-    return _Site(config, source, {name: modality(name) for name in source.modalities})
 
 
 def _recipe(config: ShardsConfig, source: Source) -> dict[str, Any]:
@@ -346,8 +204,8 @@ def _locked(out: Path) -> Iterator[None]:
             raise ShardError(
                 f"another build is writing to {out}; wait for it, or choose another `out`"
             ) from error
-        for leftover in [*out.glob(".*.tmp-*"), *out.glob("*/.*.tmp-*")]:
-            leftover.unlink(missing_ok=True)
+        for folder in (out, *(p for p in out.iterdir() if p.is_dir() and p.name != EXTRA)):
+            sweep(folder)
         yield
     finally:
         os.close(fd)

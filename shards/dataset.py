@@ -46,10 +46,10 @@ def open_dataset(path: str | Path, *, verify: bool = True) -> "Dataset":
 
 @dataclass(frozen=True)
 class _Store:
-    """Where the parts of one index lie: the folder of its shards."""
+    """One index and the tars it points into, in manifest order."""
 
-    folder: Path
     index: ShardIndex
+    tars: tuple[str, ...]
 
 
 class Dataset:
@@ -145,7 +145,7 @@ class Dataset:
     def location(self, i: int) -> tuple[str, str, int]:
         """Split, shard and slot of sample `i`."""
         self._check_number(i)
-        shard = int(np.searchsorted(self._starts, i, side="right")) - 1
+        shard = self._shard_number(i)
         return (*self._shards[shard], int(i - self._starts[shard]))
 
     def extra_manifest(self, name: str) -> dict[str, Any]:
@@ -186,7 +186,8 @@ class Dataset:
             if index.digest != manifest["index_digest"]:
                 raise ShardError(f"{folder / INDEX}: belongs to another manifest; build again")
             _check_sizes(folder, manifest)
-        store = _Store(folder, index)
+        tars = tuple(str(folder / split / f"{name}.tar") for split, name in self._shards)
+        store = _Store(index, tars)
         for p, part in enumerate(index.parts):
             if part != META_PART:
                 self._stores[part.partition(".")[0]] = (store, p)
@@ -213,13 +214,15 @@ class Dataset:
         self._check_number(i)
         return bool(int(store.index.records["present"][i]) >> p & 1)
 
+    def _shard_number(self, i: int) -> int:
+        return int(np.searchsorted(self._starts, i, side="right")) - 1
+
     def _check_number(self, i: int) -> None:
         if not 0 <= i < self.num_samples:
             raise IndexError(f"sample {i} of {self.num_samples}")
 
     def _decoded(self, store: _Store, p: int, i: int, decode: Any) -> Any:
-        split, shard, _ = self.location(i)
-        path = store.folder / split / f"{shard}.tar"
+        path = store.tars[self._shard_number(i)]
         entry = store.index.records["parts"][i, p]
         offset = int(entry["block"]) * BLOCK_BYTES
         try:
@@ -230,7 +233,7 @@ class Dataset:
         except (DamagedError, OSError) as error:
             raise DamagedError(
                 f"{path}, offset {offset}, {self.keys[i]}.{store.index.parts[p]}: {error}; remove "
-                f"{path.name} and its .idx and run the same build again: it makes the shard anew"
+                f"{Path(path).name} and its .idx and run the same build again: it makes the shard anew"
             ) from error
 
 
@@ -254,9 +257,9 @@ class _Files(threading.local):
     """
 
     def __init__(self) -> None:
-        self._open: OrderedDict[Path, _Descriptor] = OrderedDict()
+        self._open: OrderedDict[str, _Descriptor] = OrderedDict()
 
-    def read(self, path: Path, offset: int, size: int) -> bytearray:
+    def read(self, path: str, offset: int, size: int) -> bytearray:
         """Exactly `size` bytes. Raises DamagedError when the file ends before."""
         descriptor = self._open.pop(path, None) or _Descriptor(path)
         self._open[path] = descriptor
@@ -276,7 +279,7 @@ class _Files(threading.local):
 class _Descriptor:
     """A file descriptor closed with its last reference."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: str) -> None:
         self.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
 
     def __del__(self) -> None:

@@ -17,7 +17,7 @@ import xxhash
 from shards.codec import encode_npy
 from shards.dataset import Dataset
 from shards.errors import ShardError
-from shards.files import finite, to_json, write_atomic
+from shards.files import finite, sweep, to_json, write_atomic
 from shards.index import committed, concatenate
 from shards.manifest import EXTRA, INDEX, MANIFEST, write_manifest
 from shards.writer import ShardWriter
@@ -80,6 +80,9 @@ class ExtraWriter:
                 f"{self.folder}: {len(missing)} of {len(found)} shards are missing "
                 f"({', '.join(missing[:5])}{', ...' if len(missing) > 5 else ''}); write them first"
             )
+        # With all shards there nobody writes any more, so temporaries are leftovers.
+        for folder in (self.folder, *(p for p in self.folder.iterdir() if p.is_dir())):
+            sweep(folder)
         index = concatenate(list(indices.values()))
         write_atomic(self.folder / INDEX, index.to_bytes())
         shards = [

@@ -2,8 +2,9 @@
 
     temporary name in the same folder -> write -> fsync -> rename -> fsync of the folder
 
-A temporary name starts with a dot and ends in `.tmp-HOST-PID`; readers never look at it and the
-next writer of the same file sweeps it.
+A temporary name starts with a dot and ends in `.tmp-HOST-PID`; readers never look at it. What a
+killed process leaves is swept by the next one that is known to be alone: the next writer of the same
+shard, the next build of the folder, the commit of an extra.
 """
 
 import contextlib
@@ -25,9 +26,9 @@ def temporary_name(path: Path) -> Path:
     return path.with_name(f".{path.name}.tmp-{socket.gethostname()}-{os.getpid()}")
 
 
-def sweep(path: Path) -> None:
-    """Remove what a killed writer of `path` left behind."""
-    for leftover in path.parent.glob(f".{path.name}.tmp-*"):
+def sweep(folder: Path, pattern: str = ".*.tmp-*") -> None:
+    """Remove temporaries that killed writers left; only where no other writer is at work."""
+    for leftover in folder.glob(pattern):
         leftover.unlink(missing_ok=True)
 
 
@@ -67,7 +68,6 @@ def write_atomic(path: Path, data: bytes) -> None:
     """Replace `path` by `data` in one step. Raises ShardError when the disk refuses."""
     with disk_errors(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
-        sweep(path)
         write_temporary(path, data).rename(path)
         fsync_folder(path.parent)
 

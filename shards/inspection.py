@@ -63,8 +63,8 @@ def _describe_modality(dataset: Dataset, name: str) -> dict[str, Any]:
         "bands": row.num_bands if row else "",
         "present": present,
         "share": round(present / max(dataset.num_samples, 1), 3),
-        "mean (first band)": f"{statistics.mean[0]:.4g}" if statistics else "",
-        "std": f"{statistics.std[0]:.4g}" if statistics else "",
+        "mean[0]": f"{statistics.mean[0]:.4g}" if statistics else "",
+        "std[0]": f"{statistics.std[0]:.4g}" if statistics else "",
     }
 
 

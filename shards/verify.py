@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import xxhash
@@ -116,11 +116,10 @@ def verify(path: str | Path, level: str = "semantics") -> Report:
         _verify_values(report, dataset)
     if depth >= LEVELS.index("semantics"):
         _verify_table(report, dataset)
-        _verify_splits(report, dataset)
     return report
 
 
-def _verify_store(report: Report, folder: Path, shards: list[dict], depth: int) -> None:
+def _verify_store(report: Report, folder: Path, shards: list[dict[str, Any]], depth: int) -> None:
     try:
         read_index(folder / INDEX)
     except ShardError as error:
@@ -266,6 +265,7 @@ def _verify_table(report: Report, dataset: Dataset) -> None:
     if table["key"] != list(dataset.keys):
         report.error("semantics", where, "its keys differ from the index's", todo)
         return
+    _verify_splits(report, dataset, table)
     if table["split"] != dataset.splits.tolist():
         report.error("semantics", where, "its splits differ from the manifest's", todo)
     for p, part in enumerate(table["parts"]):
@@ -284,14 +284,10 @@ def _verify_table(report: Report, dataset: Dataset) -> None:
         report.error("semantics", where, f"keys come twice: {', '.join(repeated[:5])}")
 
 
-def _verify_splits(report: Report, dataset: Dataset) -> None:
+def _verify_splits(report: Report, dataset: Dataset, table: dict[str, list[Any]]) -> None:
     """Neighbours on both sides of a split make held-out scores too good."""
     cell_deg = dataset.manifest["recipe"]["split_cell_deg"]
     splits_of: dict[tuple[int, int], set[str]] = {}
-    try:
-        table = samples_table(dataset)
-    except ShardError:
-        return
     for lon, lat, split in zip(table["lon"], table["lat"], dataset.splits, strict=True):
         if lon is not None and lat is not None:
             splits_of.setdefault(grid_cell(lon, lat, cell_deg), set()).add(str(split))

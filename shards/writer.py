@@ -53,9 +53,7 @@ class ShardWriter:
         self._fd: int | None = None
         with disk_errors(path.parent):
             path.parent.mkdir(parents=True, exist_ok=True)
-            sweep(path)
-            for companion in (index_path(path), path.with_suffix(".json")):
-                sweep(companion)
+            sweep(path.parent, f".{path.stem}.*.tmp-*")
             self._fd = os.open(self._temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
 
     def add(self, key: str, members: Mapping[str, bytes]) -> int:

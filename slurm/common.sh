@@ -13,7 +13,11 @@ set -euo pipefail
 
 # Signals meant for the ranks reach the ranks through Slurm; this shell has to survive them, to see
 # how the ranks left. A trap, not '': what is ignored here would be ignored in the ranks too.
-trap : USR1 USR2 TERM
+trap : USR1 USR2
+# TERM is Slurm ending the job: by scancel, which must not be undone, or by a preemption, after which
+# Slurm itself requeues.
+ended_by_slurm=
+trap 'ended_by_slurm=yes' TERM
 
 REQUEUE=75     # the ranks committed their state and want to be started again
 GAVE_UP=65     # the ranks left on purpose; the same command would end the same way
@@ -64,9 +68,11 @@ committed() {
 # run_ranks FOLDER ARGUMENTS...: one task per rank, python directly under srun, then requeue or not.
 # Not torchrun: Slurm signals the processes it started itself, and torchrun would keep USR2 for itself.
 run_ranks() {
-    local folder=$1 before rc=0
+    local folder=$1 hosts before rc=0
     shift
-    MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+    # Not through `head`: it closes the pipe early, and under pipefail that would end the job.
+    hosts=$(scontrol show hostnames "$SLURM_JOB_NODELIST")
+    MASTER_ADDR=${hosts%%$'\n'*}
     # From the job id, so that jobs that share a node do not meet; below the ephemeral ports.
     MASTER_PORT=$((20000 + SLURM_JOB_ID % 12000))
     # srun has not taken over the cores per task of the allocation since 22.05.
@@ -119,6 +125,10 @@ finish() {
 }
 
 requeue() {
+    if [[ -n "$ended_by_slurm" ]]; then
+        say "cancelled or preempted by Slurm; whether it starts again is up to Slurm"
+        exit "$REQUEUE"
+    fi
     say "requeued"
     scontrol requeue "$SLURM_JOB_ID"
     # Slurm ends this shell now. Without the wait its exit could come first and finish the job.

@@ -11,13 +11,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-# DeepSpeed looks for a GPU toolkit and announces its findings on import; the run says what matters.
+import torch
+from torch import nn
+
+# Asked to guess, DeepSpeed warns of each accelerator that it does not find.
+if not torch.cuda.is_available():
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")
 os.environ.setdefault("DS_LOG_LEVEL", "error")
 
 import deepspeed
 import deepspeed.comm.torch as ds_torch_backend
-import torch
-from torch import nn
 
 from configs.schema import EngineConfig
 from pipeline.data.loader import Batch

@@ -5,15 +5,18 @@ Votes and bookkeeping always travel over gloo on the CPU, so that they never tou
 
 import os
 import socket
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 
 from configs import ConfigError
 from pipeline.engine.errors import RunError
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,16 @@ class World:
 
     def barrier(self) -> None:
         dist.barrier(group=_votes())
+
+    def in_turn(self, action: Callable[[], T]) -> T:
+        """The action's result; rank 0 acts first, the others once it has finished."""
+        if not self.is_main:
+            self.barrier()
+        result = action()
+        if self.is_main:
+            self.barrier()
+        self.barrier()
+        return result
 
     def any(self, flag: bool) -> bool:
         """True on every rank when any rank says so."""

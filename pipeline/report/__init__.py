@@ -2,7 +2,7 @@
 
     collect     files -> records, in whatever state they are       scores     rows of the score table
     html        elements that escape what they hold                curves     inline SVG
-    pictures    maps -> data: PNG                                  style      the page's CSS
+    pictures    maps -> data: PNG                                  style.css  the page's look
     page        all sections in order; the rest: one section each
 
 Nothing here loads a model: all numbers and pictures are those that the runs left.

@@ -1,6 +1,6 @@
 """Cells of picture tables: a map with a line below it, words, or the word that nothing is there."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -10,6 +10,7 @@ from pipeline.report.html import Markup, absent, join, tag
 from pipeline.report.pictures import Painter
 from pipeline.report.scores import picture_score
 
+_TEXT_WIDTH = 1.7
 MISSING = tag("span", "missing in this sample", class_="missing")
 
 
@@ -49,13 +50,27 @@ def pair_cells(
     return made, true
 
 
+def picture_table(
+    label: str, head: object, body: object, columns: Iterable[Modality], *, room: float = 0.0
+) -> Markup:
+    """A table of pictures of one size, which follows from the window's width and the columns.
+
+    `room` is what other columns need, in widths of a picture.
+    """
+    room += sum(1.0 if row.is_map else _TEXT_WIDTH for row in columns)
+    return tag(
+        "table", tag("thead", head), tag("tbody", body), class_="pictures", aria_label=label,
+        style=f"--columns:{room:.1f}",
+    )  # fmt: skip
+
+
 def words_cell(value: np.ndarray | str | None) -> Markup:
     """A text, a place, or a day."""
     if value is None:
         return MISSING
     if isinstance(value, np.ndarray) and value.ndim:
         value = ", ".join(f"{v:.2f}" for v in value.ravel())
-    return tag("span", str(value), class_="words")
+    return tag("span", str(value) or "(empty)", class_="words")
 
 
 def value_span(value: np.ndarray, row: Modality) -> str:
@@ -65,9 +80,9 @@ def value_span(value: np.ndarray, row: Modality) -> str:
     good = value[np.isfinite(value) & (value != row.nodata)]
     if not good.size:
         return ""
-    return (
-        f"{numbers.number(float(good.min()))} to {numbers.with_unit(float(good.max()), row.unit)}"
-    )
+    low, high = float(good.min()), float(good.max())
+    between = "–" if low >= 0 else " to "
+    return f"{numbers.number(low)}{between}{numbers.with_unit(high, row.unit)}"
 
 
 def fitting(arrays: dict[str, np.ndarray], name: str, row: Modality) -> bool:

@@ -5,6 +5,7 @@ what is damaged is named in `notes`.
 """
 
 import json
+import sys
 import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,6 +43,10 @@ class TrainingRun:
     @property
     def num_steps(self) -> int:
         return int(dig(self.config, "engine", "num_steps") or 0)
+
+    @property
+    def global_batch(self) -> int:
+        return int(dig(self.config, "engine", "global_batch") or 0)
 
     @property
     def step(self) -> int:
@@ -159,7 +164,14 @@ def _add_experiment(found: Found) -> None:
     found.stage1 = {name: stage1[name] for name in in_registry_order(known)}
     if (folder / "stage2").is_dir():
         found.stage2 = _run(folder / "stage2", notes)
-    found.generations = [_generation(p, notes) for p in _folders(folder / "generate")]
+    tasks = [_generation(p, notes) for p in _folders(folder / "generate")]
+    found.generations = sorted(tasks, key=lambda task: _place(task.source))
+
+
+def _place(names: list[str]) -> list[int]:
+    """Sorts tasks as the registry sorts their sources; names it does not know go last."""
+    rows = modality_registry()
+    return [rows[n].order if n in rows else sys.maxsize for n in names] or [sys.maxsize]
 
 
 def _run(folder: Path, notes: list[str]) -> TrainingRun:

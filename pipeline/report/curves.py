@@ -5,7 +5,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from pipeline.report import numbers
 from pipeline.report.html import Markup, tag
 
 _WIDTH, _HEIGHT = 320, 190
@@ -24,14 +23,20 @@ class Line:
     points: Points
 
 
-def chart(title: str, note: str, lines: Iterable[Line], num_steps: int) -> Markup:
-    """One panel: a title, its last values in words, and the curves over the steps."""
+def chart(
+    title: str, note: str, lines: Iterable[Line], num_steps: int, *, log: bool = True
+) -> Markup:
+    """One panel: a title, its last values in words, and the curves over the steps.
+
+    With `log`, values that span a wide range are drawn on a logarithmic scale, which says so.
+    """
     drawn = [line for line in lines if line.points]
     values = [y for line in drawn for _, y in line.points]
     caption = tag("figcaption", tag("strong", title), " ", tag("span", note))
     if not values:
         return tag("figure", caption, tag("p", "no values yet", class_="absent"), class_="chart")
-    axes = _Axes.around(values, max(num_steps, *(round(x) for ln in drawn for x, _ in ln.points)))
+    last_step = max(round(x) for line in drawn for x, _ in line.points)
+    axes = _Axes.around(values, max(num_steps, last_step), log)
     svg = tag(
         "svg",
         tag("title", f"{title}: {note}"),
@@ -68,9 +73,9 @@ class _Axes:
     log: bool
 
     @classmethod
-    def around(cls, values: list[float], num_steps: int) -> "_Axes":
+    def around(cls, values: list[float], num_steps: int, log: bool) -> "_Axes":
         low, high = min(values), max(values)
-        if low > 0 and high / low >= _LOG_FROM:
+        if log and low > 0 and high / low >= _LOG_FROM:
             return cls(num_steps, low / 1.1, high * 1.1, True)
         room = 0.06 * (high - low) or 0.1 * abs(high) or 1.0
         floor = 0.0 if 0 <= low < 0.4 * high else low - room
@@ -86,7 +91,7 @@ class _Axes:
         return _TOP + (_HEIGHT - _TOP - _BOTTOM) * (1 - (value - low) / (high - low))
 
 
-def linear_ticks(low: float, high: float, count: int = 4) -> list[float]:
+def linear_ticks(low: float, high: float, count: int = 5) -> list[float]:
     """Round numbers (1, 2, 5 times a power of ten) between `low` and `high`, about `count` of them."""
     raw = (high - low) / count
     power = 10.0 ** math.floor(math.log10(raw))
@@ -122,10 +127,10 @@ def _grid(axes: _Axes) -> Markup:
         parts.append(tag("text", shown, x=_LEFT - 6, y=y, dy="0.35em", class_="y"))
     floor = _HEIGHT - _BOTTOM
     parts.append(tag("line", x1=_LEFT, x2=_WIDTH - _RIGHT, y1=floor, y2=floor, class_="axis"))
-    for tick in linear_ticks(0, max(1, axes.num_steps)):
+    for tick in linear_ticks(0, max(1, axes.num_steps), 4):
         x = f"{axes.x(tick):.1f}"
         parts.append(tag("text", f"{tick:,.0f}", x=x, y=floor + 14, class_="x"))
-    label = "step" + (" (logarithmic values)" if axes.log else "")
+    label = "step; logarithmic scale" if axes.log else "step"
     middle = (_LEFT + _WIDTH - _RIGHT) / 2
     parts.append(tag("text", label, x=middle, y=_HEIGHT - 5, class_="x label"))
     return Markup("".join(parts))
@@ -147,8 +152,3 @@ def _mark(style: str) -> Markup:
     stroke = tag("line", x1=1, x2=33, y1=5, y2=5, class_=style)
     dot = tag("circle", cx=17, cy=5, r=3, class_=style)
     return Markup(stroke + dot) if style == "eval" else stroke
-
-
-def last(points: Points, words: str) -> str:
-    """`0.213 train`, or nothing where there is no value."""
-    return f"{numbers.number(points[-1][1])} {words}" if points else ""

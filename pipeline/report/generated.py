@@ -5,7 +5,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from configs.schema import Modality
-from pipeline.report.cells import MISSING, fitting, map_cell, pair_cells, unfinished, words_cell
+from pipeline.report.cells import (
+    MISSING,
+    fitting,
+    map_cell,
+    pair_cells,
+    picture_table,
+    unfinished,
+    words_cell,
+)
 from pipeline.report.collect import Found, Generation
 from pipeline.report.html import Markup, absent, scroll, section, tag
 from pipeline.report.pictures import Painter, legend_of
@@ -49,13 +57,10 @@ def _task(task: Generation, found: Found, painter: Painter) -> Markup:
         return tag("article", title, unfinished(task.name, "samples.npz"))
     late = None if task.scores else unfinished(task.name, "scores.json")
     columns = _columns(task, found)
-    grid = tag(
-        "table",
-        tag("caption", f"{task.name}: input, generated and true maps", class_="hidden"),
-        tag("thead", _head(columns)),
-        tag("tbody", [tag("tr", _row(columns, painter, r, key)) for r, key in enumerate(keys)]),
-        class_="pictures",
-    )
+    label = f"{task.name}: input, generated and true maps"
+    body = [tag("tr", _row(columns, painter, r, key)) for r, key in enumerate(keys)]
+    shown_rows = [c.row for c in columns for _ in c.values]
+    grid = picture_table(label, _head(columns), body, shown_rows)
     legends = [legend_of(c.row, [v for v in c.values.values() if c.row.is_map]) for c in columns]
     shown = scroll(f"Pictures of {task.name}", grid)
     return tag("article", title, late, shown, tag("dl", legends, class_="legends"))
@@ -94,7 +99,7 @@ def _row(columns: list[_Column], painter: Painter, r: int, key: str) -> list[Mar
     cells = []
     for c in columns:
         cells += [
-            tag("td", inner, class_=kind)
+            tag("td", inner, class_=kind if c.row.is_map else f"{kind} text")
             for inner, kind in zip(_inner(c, painter, r, key), _kinds(c), strict=True)
         ]
     return cells

@@ -1,7 +1,7 @@
 """HTML as nested calls; text is escaped unless it is already Markup."""
 
 import html
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 _VOID = {"img", "meta", "br"}
 
@@ -45,13 +45,17 @@ def absent(text: str) -> Markup:
 
 
 def table(
-    caption: str, head: Sequence[object], rows: Iterable[Sequence[object]], *, text_columns: int = 1
+    caption: str,
+    head: Sequence[object],
+    rows: Iterable[Sequence[object]],
+    *,
+    words: Collection[int] = (0,),
 ) -> Markup:
-    """A table that scrolls inside its own box; the first `text_columns` columns hold words.
+    """A table that scrolls inside its own box; the columns `words` hold words, the others numbers.
 
     The first cell of each row is the row's header.
     """
-    classes = ["word" if i < text_columns else "num" for i in range(len(head))]
+    classes = ["word" if i in words else "num" for i in range(len(head))]
     header = [tag("th", cell, scope="col", class_=c) for cell, c in zip(head, classes, strict=True)]
     body = [
         tag(
@@ -70,6 +74,11 @@ def table(
 def scroll(label: str, *children: object) -> Markup:
     """A box that scrolls sideways instead of the page; reachable by keyboard."""
     return tag("div", *children, class_="scroll", role="region", aria_label=label, tabindex="0")
+
+
+def terms(meanings: Mapping[str, object]) -> Markup:
+    """Words and what they mean."""
+    return tag("dl", [(tag("dt", k), tag("dd", v)) for k, v in meanings.items()], class_="terms")
 
 
 def details(summary: object, *children: object) -> Markup:

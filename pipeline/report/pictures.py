@@ -2,6 +2,7 @@
 
 import base64
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,7 +10,7 @@ from PIL import Image
 
 from configs.schema import Modality
 from pipeline.report import numbers
-from pipeline.report.html import Markup, join, tag
+from pipeline.report.html import Markup, tag
 
 _RAMP_PX = 128
 
@@ -25,9 +26,9 @@ class Painter:
         picture = Image.fromarray(rgb)
         longest = max(picture.size)
         if longest > self.max_px:
-            size = tuple(max(1, round(side * self.max_px / longest)) for side in picture.size)
+            width, height = (max(1, round(n * self.max_px / longest)) for n in picture.size)
             way = Image.Resampling.NEAREST if row.kind == "classes" else Image.Resampling.BOX
-            picture = picture.resize(size, way)
+            picture = picture.resize((width, height), way)
         width, height = picture.size
         source = data_uri(np.asarray(picture))
         return tag("img", src=source, alt=alt, width=width, height=height, class_="map")
@@ -47,10 +48,10 @@ def data_uri(rgb: np.ndarray) -> str:
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def legend_of(row: Modality, shown: list[np.ndarray]) -> Markup | None:
+def legend_of(row: Modality, shown: Sequence[np.ndarray] = ()) -> Markup | None:
     """What the colours mean, as an entry of a definition list; None where there are none.
 
-    Classes: those that occur in `shown`. One band: a scale. Several: which band is which colour.
+    Classes: those that occur in `shown`, or all. One band: a scale. Several: which band is which.
     """
     if row.kind == "classes":
         meaning = _class_legend(row, shown)
@@ -59,35 +60,30 @@ def legend_of(row: Modality, shown: list[np.ndarray]) -> Markup | None:
         meaning = tag("span", _bands(row)) if several else _scale(row)
     else:
         return None
-    return join([tag("dt", row.name), tag("dd", meaning)])
+    return tag("div", tag("dt", row.name), tag("dd", meaning))
 
 
 def _bands(row: Modality) -> str:
     bands = row.display.bands
     order = (*bands, bands[0]) if len(bands) == 2 else bands
-    stretch = "stretched between the 2nd and 98th percentile"
+    stretch = "from the 2nd to the 98th percentile"
     if row.display.range:
         low, high = row.display.range
-        stretch = f"{numbers.number(low)} to {numbers.with_unit(high, row.unit)}"
+        stretch = f"{numbers.signed(low)} to {numbers.signed(high)} {numbers.unit(row.unit)}"
     return f"red, green, blue = {', '.join(order)}; {stretch}"
 
 
-def _class_legend(row: Modality, shown: list[np.ndarray]) -> Markup:
+def _class_legend(row: Modality, shown: Sequence[np.ndarray]) -> Markup:
     from shards.render import class_colors
 
     colours = class_colors(row)
     used = set(np.unique(np.concatenate([a.ravel() for a in shown])).tolist()) if shown else None
-    entries = [
-        tag(
-            "li",
-            tag(
-                "span", class_="swatch", style="background:#%02x%02x%02x" % tuple(colours[c.value])
-            ),
-            c.name,
-        )
-        for c in row.classes
-        if used is None or c.value in used
-    ]
+    entries = []
+    for entry in row.classes:
+        if used is None or entry.value in used:
+            colour = f"background:rgb({','.join(str(c) for c in colours[entry.value])})"
+            swatch = tag("span", class_="swatch", style=colour)
+            entries.append(tag("li", swatch, entry.name))
     return tag("ul", entries, class_="legend", aria_label=f"Classes of {row.name}")
 
 
@@ -96,9 +92,9 @@ def _scale(row: Modality) -> Markup:
 
     ramp = np.tile(np.linspace(0, 1, _RAMP_PX), (row.num_bands, 1, 1))
     picture = render_map(ramp, row, value_range=(0.0, 1.0))
-    low, high = "low", "high, per pair"
+    low, high = "low", "high"
     if row.display.range:
-        low = numbers.number(row.display.range[0])
-        high = numbers.with_unit(row.display.range[1], row.unit)
+        low, high = (numbers.signed(value) for value in row.display.range)
+        high = f"{high} {numbers.unit(row.unit)}"
     bar = tag("img", src=data_uri(picture), alt=f"Colour scale of {row.name}", class_="ramp")
     return tag("p", tag("span", low), bar, tag("span", high), class_="scale")

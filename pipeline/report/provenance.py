@@ -1,9 +1,9 @@
 """Everything the runs were made of: code, versions, seeds, fingerprints, commits, configurations."""
 
-from pipeline.report.collect import Found, TrainingRun, dig
-from pipeline.report.html import Markup, absent, details, section, table, tag
+import yaml
 
-_LAUNCH = ".launch"
+from pipeline.report.collect import Found, Record, TrainingRun, dig
+from pipeline.report.html import Markup, absent, details, scroll, section, table, tag
 
 
 def provenance_section(found: Found) -> Markup:
@@ -11,13 +11,14 @@ def provenance_section(found: Found) -> Markup:
     title = "Provenance"
     runs = [_cells(run) for run in found.runs]
     head = ("Run", "State", "Started", "Code", "Ranks", "Seed", "Committed steps", "Data set")
-    shown = table("Training runs", head, runs, text_columns=8) if runs else None
+    shown = table("Training runs", head, runs, words=range(8)) if runs else None
     return section(
         "provenance",
         title,
         shown or absent("No training run has left its records yet."),
         _versions(found.runs),
         _dataset(found),
+        tag("h3", "Resolved configurations"),
         [_configuration(run.name, run.config) for run in found.runs],
         [_configuration(f"generate {task.name}", task.config) for task in found.generations],
         [_problems(found.notes)] if found.notes else None,
@@ -38,21 +39,63 @@ def _cells(run: TrainingRun) -> list[object]:
 
 
 def _versions(runs: list[TrainingRun]) -> Markup | None:
-    """Package versions; one list where all runs agree, and who differs where they do not."""
-    found: dict[tuple[str, str], list[str]] = {}
-    for run in runs:
-        python = run.record.get("python")
-        packages = dict(run.record.get("packages") or {})
-        for name, version in ({"Python": python} if python else {} | packages).items():
-            found.setdefault((name, str(version)), []).append(run.name)
+    """Package versions, and which runs had them: all, or those that are named."""
+    recorded = [run for run in runs if run.record]
+    users: dict[tuple[str, str], list[str]] = {}
+    for run in recorded:
+        packages = {"Python": run.record.get("python"), **(run.record.get("packages") or {})}
         for name, version in packages.items():
-            if run.name not in found.setdefault((name, str(version)), []):
-                found[name, str(version)].append(run.name)
-    if not found:
+            users.setdefault((name, str(version)), []).append(run.name)
+    if not users:
         return None
     rows = [
-        [name, version, "all runs" if len(users) == len(_recorded(runs)) else ", ".join(users)]
-        for (name, version), users in sorted(found.items())
+        [name, version, "all runs" if len(names) == len(recorded) else ", ".join(names)]
+        for (name, version), names in users.items()
     ]
-    return details("Versions", table("As installed when the runs started",
-                   ("Package", "Version", "Used by"), rows, text_columns=3))  # fmt: skip
+    head = ("Package", "Version", "Used by")
+    shown = table("As installed when the runs started", head, rows, words=range(3))
+    return details("Versions", shown)
+
+
+def _dataset(found: Found) -> Markup | None:
+    if found.dataset is None:
+        return None
+    manifest = found.dataset.manifest
+    listed = {
+        "fingerprint": found.dataset.fingerprint,
+        "plan": manifest.get("plan"),
+        "source": manifest.get("source"),
+        "recipe": manifest.get("recipe"),
+        "libraries": manifest.get("libraries"),
+        "extras": {name: _extra(found, name) for name in found.dataset.extras},
+    }
+    return details("Data set: fingerprint, source, recipe, tokens", _yaml(listed))
+
+
+def _extra(found: Found, name: str) -> object:
+    assert found.dataset is not None
+    return found.dataset.extra_manifest(name).get("info")
+
+
+def _configuration(name: str, config: Record) -> Markup:
+    if not config:
+        return absent(f"{name}: no config.yaml.")
+    return details(name, _yaml(config))
+
+
+def _problems(notes: list[str]) -> Markup:
+    shown = tag("ul", [tag("li", note) for note in dict.fromkeys(notes)])
+    return tag("div", tag("h3", "What could not be read"), shown, class_="absent")
+
+
+def _yaml(values: object) -> Markup:
+    text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=100)
+    return scroll("YAML", tag("pre", text))
+
+
+def _code(value: object) -> object:
+    return tag("code", str(value)) if value else "–"
+
+
+def _or_dash(value: object) -> str:
+    return "–" if value is None else str(value)

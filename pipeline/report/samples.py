@@ -4,7 +4,7 @@ import numpy as np
 
 from configs.schema import Modality
 from pipeline.report import numbers
-from pipeline.report.cells import MISSING, map_cell, value_span, words_cell
+from pipeline.report.cells import MISSING, map_cell, picture_table, value_span, words_cell
 from pipeline.report.collect import Found
 from pipeline.report.html import Markup, absent, details, scroll, section, table, tag
 from pipeline.report.pictures import Painter, legend_of
@@ -17,15 +17,22 @@ def samples_section(found: Found, painter: Painter) -> Markup:
     """Presence, pictures, statistics."""
     title, dataset = "Samples in the shards", found.dataset
     if dataset is None:
-        return section("samples", title, absent("No shards: shards/manifest.json is missing."))
+        return section("samples", title, absent(_why_not(found)))
     return section(
         "samples",
         title,
         _presence(dataset),
         _pictures(dataset, painter),
+        _tokens(dataset),
         _statistics(dataset),
         _class_shares(dataset),
     )
+
+
+def _why_not(found: Found) -> str:
+    if (found.folder / "shards" / "manifest.json").is_file():
+        return "The shards cannot be read; the reason stands at the end of the page."
+    return "No finished data set: shards/manifest.json is missing."
 
 
 def _presence(dataset: Dataset) -> Markup:
@@ -48,7 +55,7 @@ def _presence(dataset: Dataset) -> Markup:
             ]
         )
     caption = f"Share of samples that have each modality; {_size(dataset)}"
-    return table(caption, head, rows, text_columns=3)
+    return table(caption, head, rows, words=range(3))
 
 
 def _size(dataset: Dataset) -> str:
@@ -77,9 +84,8 @@ def _pictures(dataset: Dataset, painter: Painter) -> Markup:
     except (ShardError, OSError) as error:
         return absent(f"Samples cannot be shown: {error}")
     head = tag("tr", tag("th", "sample", scope="col"), [_name(row) for row in rows.values()])
-    caption = tag("caption", f"Samples of the split {split}", class_="hidden")
-    grid = tag("table", caption, tag("thead", head), tag("tbody", body), class_="pictures")
-    legends = [legend_of(row, []) for row in rows.values()]
+    grid = picture_table(f"Samples of the split {split}", head, body, rows.values(), room=1.2)
+    legends = [legend_of(row) for row in rows.values()]
     return Markup(
         tag("h3", f"A few samples of the split “{split}”")
         + scroll("Pictures of samples", grid)
@@ -93,9 +99,7 @@ def _name(row: Modality) -> Markup:
 
 def _row(dataset: Dataset, rows: dict[str, Modality], i: int, painter: Painter) -> Markup:
     parts, meta, key = dataset.read(i, rows), dataset.meta(i), dataset.keys[i]
-    place = (
-        f"{meta.lon:.2f}°, {meta.lat:.2f}°" if meta.lon is not None and meta.lat is not None else ""
-    )
+    place = _place(meta.lon, meta.lat)
     cells = [tag("th", tag("span", key), tag("small", place), scope="row", class_="input")]
     for name, row in rows.items():
         part = parts.get(name)
@@ -108,6 +112,26 @@ def _row(dataset: Dataset, rows: dict[str, Modality], i: int, painter: Painter) 
             inner = words_cell(part)
         cells.append(tag("td", inner, class_="first" if row.is_map else "text"))
     return tag("tr", cells)
+
+
+def _place(lon: float | None, lat: float | None) -> str:
+    if lon is None or lat is None:
+        return ""
+    return f"{abs(lat):.2f}° {'N' if lat >= 0 else 'S'}, {abs(lon):.2f}° {'E' if lon >= 0 else 'W'}"
+
+
+def _tokens(dataset: Dataset) -> Markup | None:
+    """What `tokenize` wrote beside the pixels."""
+    rows = []
+    for extra in dataset.extras:
+        info = dataset.extra_manifest(extra).get("info") or {}
+        counts = [info.get(key) for key in ("num_tokens", "crops", "vocab_size")]
+        share = numbers.percent(float(dataset.present(extra).mean()))
+        rows.append([extra, *(numbers.number(count) for count in counts), share])
+    if not rows:
+        return absent("No tokens beside the pixels: nothing has been tokenized yet.")
+    head = ("Tokens", "Tokens per window, at most", "Windows", "Vocabulary", "Present")
+    return details("Tokens beside the pixels", table("Over all splits", head, rows))
 
 
 def _statistics(dataset: Dataset) -> Markup | None:

@@ -7,7 +7,7 @@ from rich.table import Table
 
 from pipeline.report import numbers
 from pipeline.report.collect import Found
-from pipeline.report.html import Markup, absent, section, table, tag
+from pipeline.report.html import Markup, absent, section, table, tag, terms
 from pipeline.report.scores import ScoreRow, score_rows
 
 _TERMINAL_COLUMNS = 120
@@ -22,9 +22,9 @@ def score_section(found: Found) -> Markup:
         f"{numbers.counted(max(r.num_samples for r in rows), 'held-out sample')} per task; pixels "
         "without a measurement do not count",
         ("From", "To", "Score", "Generated", "Baseline", "Tokens' ceiling",
-         "Against the baseline", "Way to the ceiling"),
+         "Against the baseline", "Way to the ceiling", "The baseline is"),
         [_cells(row) for row in rows],
-        text_columns=3,
+        words=(0, 1, 2, 6, 8),
     )  # fmt: skip
     return section("scores", title, shown, _explanation())
 
@@ -51,15 +51,14 @@ def print_scores(found: Found) -> None:
 
 
 def _cells(row: ScoreRow) -> list[object]:
-    unit = tag("small", f" {row.unit}") if row.unit else None
     model, baseline, tokens = (
-        [numbers.score(row.metric, value), unit] for value in (row.model, row.baseline, row.tokens)
+        numbers.score(row.metric, value) for value in (row.model, row.baseline, row.tokens)
     )
-    baseline.append(tag("small", row.baseline_name, class_="under"))
+    unit = tag("small", f", {row.unit}") if row.unit else None
     mark = tag("span", "▲" if row.better else "▽", aria_hidden="true")
     verdict = tag("span", mark, " ", row.verdict, class_="better" if row.better else "worse")
-    return [row.source, tag("b", row.target), _metric(row), tag("b", model), baseline, tokens,
-            verdict, _way(row)]  # fmt: skip
+    return [row.source, tag("b", row.target), [_metric(row), unit], tag("b", model), baseline,
+            tokens, verdict, _way(row), tag("span", row.baseline_name, class_="line")]  # fmt: skip
 
 
 def _metric(row: ScoreRow) -> str:
@@ -71,16 +70,15 @@ def _way(row: ScoreRow) -> Markup:
         return tag("span", "n/a")
     width = 100 * min(1.0, max(0.0, row.way))
     bar = tag("span", tag("span", style=f"width:{width:.0f}%"), class_="bar", aria_hidden="true")
-    return tag("span", bar, f"{100 * row.way:.0f} %", class_="way")
+    return tag("span", bar, f"{numbers.signed(100 * row.way, '.0f')} %", class_="way")
 
 
 def _explanation() -> Markup:
-    terms = {
+    return terms({
         "Generated": "from the input modality alone. RMSE and MAE, in the target's unit: smaller is "
         "better. Accuracy and mIoU (over the classes that occur in the truth): larger is better.",
         "Baseline": "the same guess everywhere: the training mean, or the most frequent training class.",
         "Tokens' ceiling": "the truth after a trip through its own tokens; no generation can be "
         "expected to do better.",
         "Way to the ceiling": "0 % is the baseline, 100 % the tokens' ceiling.",
-    }
-    return tag("dl", [(tag("dt", k), tag("dd", v)) for k, v in terms.items()], class_="terms")
+    })  # fmt: skip

@@ -37,13 +37,19 @@ class ScoreRow:
 
     @property
     def verdict(self) -> str:
-        """`better, 41 % less error` or `worse, 3.2 points lower`."""
+        """`better, −41 % error` or `not better, −3.2 points`."""
         word = "better" if self.better else "not better"
         if self.higher_is_better:
             points = 100 * (self.model - self.baseline)
-            return f"{word}, {points:+.1f} points" if np.isfinite(points) else word
+            return (
+                f"{word}, {numbers.signed(points, '+.1f')} points" if np.isfinite(points) else word
+            )
         change = self.model / self.baseline - 1 if self.baseline else float("nan")
-        return f"{word}, {100 * change:+.0f} % error" if np.isfinite(change) else word
+        return (
+            f"{word}, {numbers.signed(100 * change, '+.0f')} % error"
+            if np.isfinite(change)
+            else word
+        )
 
     @property
     def way(self) -> float | None:
@@ -86,7 +92,8 @@ def picture_score(guess: np.ndarray, truth: np.ndarray, row: Modality) -> str:
     if row.kind == "classes":
         return f"{100 * float((guess[0] == truth[0])[valid].mean()):.0f} % right"
     error = guess[:, valid].astype(np.float64) - truth[:, valid]
-    return f"RMSE {numbers.with_unit(float(np.sqrt((error**2).mean())), row.unit)}"
+    rmse = float(np.sqrt((error**2).mean()))
+    return f"RMSE {numbers.number(rmse)} {numbers.short_unit(row.unit)}".strip()
 
 
 def _value(ways: Record, name: str) -> float:

@@ -7,7 +7,7 @@ from configs.schema import Modality
 from pipeline.report import numbers
 from pipeline.report.cells import MISSING, fitting, pair_cells, unfinished
 from pipeline.report.collect import Found, TrainingRun, dig, read_arrays
-from pipeline.report.html import Markup, absent, section, table, tag
+from pipeline.report.html import Markup, absent, join, section, table, tag, terms
 from pipeline.report.pictures import Painter, legend_of
 
 _FILE = "reconstructions.npz"
@@ -29,6 +29,7 @@ def stage1_section(found: Found, painter: Painter) -> Markup:
         "stage1",
         title,
         tag("p", lead, class_="lead"),
+        _missing(found),
         tag("div", cards, class_="cards"),
         _table(found, rows),
     )
@@ -40,6 +41,18 @@ def vocab_size(run: TrainingRun) -> int | None:
         return run.vocab_size
     levels = dig(run.config, "tokenizer", "levels")
     return math.prod(levels) if isinstance(levels, list) and levels else None
+
+
+def _missing(found: Found) -> Markup | None:
+    """Names the modalities that stage 2 wants tokens of and nobody has trained a tokenizer for."""
+    masked = dig(found.stage2.config, "masked") if found.stage2 else None
+    wanted = [*(dig(masked, "tokens") or []), *(dig(masked, "targets") or [])]
+    names = []
+    for name in dict.fromkeys(wanted):
+        row = found.modality(name)
+        if row and (row.is_map or row.kind == "text") and name not in found.stage1:
+            names.append(name)
+    return absent(f"No tokenizer of {', '.join(names)}, which stage 2 uses.") if names else None
 
 
 def _card(run: TrainingRun, row: Modality, painter: Painter, notes: list[str]) -> Markup:
@@ -55,41 +68,39 @@ def _card(run: TrainingRun, row: Modality, painter: Painter, notes: list[str]) -
     ] or [(MISSING, MISSING)]
     grid = tag(
         "table",
-        tag("caption", f"{row.name}: input above, reconstruction below", class_="hidden"),
         tag(
             "tbody",
             tag("tr", tag("th", "input", scope="row"), [tag("td", p[1]) for p in pairs]),
             tag("tr", tag("th", "restored", scope="row"), [tag("td", p[0]) for p in pairs]),
         ),
         class_="strip",
+        aria_label=f"{row.name}: input above, reconstruction below",
     )
     key = tag("dl", legend_of(row, [truths, restored]), class_="legends")
     return tag("article", head, grid, key, class_="card")
 
 
 def _table(found: Found, rows: dict[str, Modality | None]) -> Markup:
-    head = ("Modality", "RMSE", "MAE", "Accuracy", "mIoU", "Vocabulary", "Codes used",
+    head = ("Modality", "Unit", "RMSE", "MAE", "Accuracy", "mIoU", "Vocabulary", "Codes used",
             "Perplexity", "Patch", "Steps", "Samples/s", "State")  # fmt: skip
     body = [_table_row(name, run, rows[name]) for name, run in found.stage1.items()]
-    shown = table("Scores on held-out samples, after the last step that was evaluated", head, body)
-    terms = {
+    shown = table("Scores on held-out samples at the last evaluation", head, body, words=(0, 1, 12))
+    return join([shown, terms({
         "Codes used": "share of the vocabulary that occurs in the held-out samples.",
         "Perplexity": "how many equally likely codes would be as varied.",
         "RMSE, MAE": "over all bands and pixels that carry a measurement.",
-    }
-    return Markup(
-        shown + tag("dl", [(tag("dt", k), tag("dd", v)) for k, v in terms.items()], class_="terms")
-    )
+    })])  # fmt: skip
 
 
 def _table_row(name: str, run: TrainingRun, row: Modality | None) -> list[object]:
-    values, unit = run.last_eval, row.unit if row else ""
+    values, unit = run.last_eval, numbers.unit(row.unit) if row else ""
     is_text = row is not None and row.kind == "text"
     speeds = [speed for _, speed in run.curve("samples_per_s")]
     patch = dig(run.config, "tokenizer", "patch_px") or (row.patch_px if row else None)
     return [
         tag("b", name),
-        *(numbers.with_unit(values[k], unit) if k in values else "–" for k in ("rmse", "mae")),
+        unit or "–",
+        *(numbers.number(values[k]) if k in values else "–" for k in ("rmse", "mae")),
         *(numbers.percent(values[k]) if k in values else "–" for k in ("accuracy", "miou")),
         numbers.number(vocab_size(run)),
         numbers.percent(values["codes_used"]) if "codes_used" in values else "–",

@@ -18,12 +18,9 @@ def stage2_section(found: Found) -> Markup:
         return section("stage2", title, absent(f"stage2: {run.state}, no metrics.jsonl yet."))
     late = None if run.done else tag("p", run.state, class_="state")
     rest = [
-        chart(words, "", [Line("train", run.curve(name))], run.num_steps)
-        for name, words in (
-            ("grad_norm", "Gradient norm"),
-            ("lr", "Learning rate"),
-            ("samples_per_s", "Samples per second"),
-        )
+        _other(run, "grad_norm", "Gradient norm"),
+        _other(run, "lr", "Learning rate"),
+        _other(run, "samples_per_s", "Samples per second"),
     ]
     targets = _targets(run)
     panels = [_cross_entropy(run, name, _vocabulary(found, name)) for name in targets]
@@ -56,6 +53,12 @@ def _loss(run: TrainingRun, title: str) -> Markup:
     return chart(title, _last(lines), lines, run.num_steps)
 
 
+def _other(run: TrainingRun, name: str, title: str) -> Markup:
+    points = run.curve(name)
+    note = f"{numbers.number(points[-1][1])} at the end" if points else ""
+    return chart(title, note, [Line("train", points)], run.num_steps, log=False)
+
+
 def _cross_entropy(run: TrainingRun, name: str, vocabulary: int | None) -> Markup:
     lines = [Line("train", run.curve(f"ce/{name}")), Line("eval", run.eval_curve(f"ce/{name}"))]
     note = _last(lines)
@@ -78,6 +81,10 @@ def _targets(run: TrainingRun) -> list[str]:
 
 
 def _vocabulary(found: Found, name: str) -> int | None:
+    """As the tokens beside the pixels say, else as the tokenizer's configuration does."""
+    extra = f"tok_{name}"
+    if found.dataset and extra in found.dataset.extras:
+        return dig(found.dataset.extra_manifest(extra), "info", "vocab_size")
     tokenizer = found.stage1.get(name)
     return vocab_size(tokenizer) if tokenizer else None
 

@@ -42,25 +42,36 @@ def tokenize(config: TokenizeConfig) -> int:
                 raise ConfigError(
                     f"{dataset.path} has no {name}; it has {', '.join(dataset.modalities)}"
                 )
-        windows = set()
-        for name in names:
-            info, encode = _tokenizer(name, dataset, config, world.device)
-            if info["window_m"] is not None:
-                windows.add(info["window_m"])
-            if len(windows) > 1:
-                raise ConfigError(
-                    f"tokenizers work on windows of different size on the ground: {sorted(windows)} m; "
-                    "train them with matching tokenizer.crop_px"
-                )
-            writer = ExtraWriter(dataset, extra_name(name), info)
-            _run(name, dataset, encode, writer, config.batch, world)
-            world.barrier()
-            if world.is_main:
-                writer.commit()
-        world.barrier()
+        plans = {name: _tokenizer(name, dataset, config, world.device) for name in names}
+        windows = {info["window_m"] for info, _ in plans.values()} - {None}
+        if len(windows) > 1:
+            raise ConfigError(
+                f"tokenizers work on windows of different size on the ground: {sorted(windows)} m; "
+                "train them with matching tokenizer.crop_px"
+            )
+        for name, (info, encode) in plans.items():
+            _add(name, info, encode, dataset, config.batch, world)
         return lifecycle.OK
     finally:
         distributed.stop()
+
+
+def _add(
+    name: str,
+    info: dict[str, Any],
+    encode: Encode,
+    dataset: Dataset,
+    batch: int,
+    world: distributed.World,
+) -> None:
+    """Write and commit one token modality."""
+    # Opening sweeps what a crash left: one rank does it before any other writes.
+    writer = world.in_turn(lambda: ExtraWriter(dataset, extra_name(name), info))
+    _run(name, dataset, encode, writer, batch, world)
+    world.barrier()
+    if world.is_main:
+        writer.commit()
+    world.barrier()
 
 
 def _run(

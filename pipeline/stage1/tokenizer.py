@@ -53,7 +53,21 @@ class Tokenizer(nn.Module):
             latent, positions, config.decoder_depth, *shared, channels, self.patch, size
         )
         self.apply(init_transformer)
-        # With weights of 0.02 all latents would start inside one cell of the quantizer.
+        self._init_where_content_enters()
+
+    def _init_where_content_enters(self) -> None:
+        """Unit variance for what meets the position codes, whose variance is 1/2.
+
+        With weights of 0.02 a few latents or class embeddings would be drowned by positions, all
+        latents would start inside one cell of the quantizer, and hundreds of steps would pass before
+        the decoder noticed that there is something to decode.
+        """
+        if isinstance(self.encoder.embed_input, ClassInput):
+            nn.init.normal_(self.encoder.embed_input.class_embed.weight)
+        proj, from_latent = self.encoder.embed_input.proj, self.decoder.from_latent
+        assert isinstance(proj, nn.Linear)
+        for layer in (proj, from_latent):
+            nn.init.normal_(layer.weight, std=layer.in_features**-0.5)
         nn.init.orthogonal_(self.encoder.to_latent.weight)
 
     @property

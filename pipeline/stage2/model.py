@@ -52,13 +52,24 @@ class MaskedTransformer(nn.Module):
         )
         self.decoder_norm = nn.LayerNorm(width)
         self.apply(init_transformer)
-        nn.init.trunc_normal_(self.mask_embed, std=0.02)
+        self._init_embeddings()
+
+    def _init_embeddings(self) -> None:
+        """Content, stream and position meet with comparable variance; fresh logits have about unit
+        variance, because the tied table enters scaled by sqrt(D) and leaves unscaled.
+        """
+        nn.init.normal_(self.code_embed.weight, std=self.code_embed.embedding_dim**-0.5)
+        nn.init.normal_(self.stream_embed.weight, std=0.5)
+        nn.init.normal_(self.mask_embed, std=0.5)
+        for proj in self.patch_proj.values():
+            assert isinstance(proj, nn.Linear)
+            nn.init.normal_(proj.weight, std=proj.in_features**-0.5)
 
     def encode(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Input tokens -> (context [B, N, D], attention mask [B, 1, 1, N])."""
         b, n = batch["in_where"].shape
         places = self._places(batch["in_where"], batch["in_stream"])
-        x = self.code_embed(batch["in_code"]).reshape(b * n, -1)
+        x = self._embed(batch["in_code"]).reshape(b * n, -1)
         for i in self.layout.pixels:
             stream = self.layout.streams[i]
             patches = batch[f"patch/{stream.name}"].to(x.dtype)
@@ -75,7 +86,7 @@ class MaskedTransformer(nn.Module):
         """Target slots and the encoded context -> features [B, K, D]."""
         stream = batch["out_stream"]
         code = batch["out_code"]
-        embedded = self.code_embed(code.clamp(min=0))
+        embedded = self._embed(code.clamp(min=0))
         x = torch.where((code >= 0)[..., None], embedded, self.mask_embed.to(embedded.dtype))
         x = x + self._places(batch["out_where"], stream)
         # Padding shares stream -1 and so attends to itself: no row is empty, no NaN arises.
@@ -124,6 +135,9 @@ class MaskedTransformer(nn.Module):
         sums["loss"] = per_sample.sum().detach()
         sums["count"] = per_sample.new_tensor(b)
         return per_sample, sums
+
+    def _embed(self, code: Tensor) -> Tensor:
+        return self.code_embed(code) * self.code_embed.embedding_dim**0.5
 
     def _places(self, where: Tensor, stream: Tensor) -> Tensor:
         learned = self.stream_embed(stream.clamp(min=0))

@@ -30,27 +30,18 @@ from shards.errors import SampleError, SourceError
 from shards.files import to_json
 from shards.sample import Part, Sample, SampleMeta
 from shards.sources.base import SampleRef
+from shards.sources.grid import Grid, centre, difference, grid_of
 from shards.tar import escape_key
 
-_GRID_M = 10.0
 _TIME_TAGS = ("datetime", "TIFFTAG_DATETIME", "ACQUISITION_DATE", "acquisition_date", "date")
 _DERIVED = ("coordinates", "date")
-
-
-class _Grid(NamedTuple):
-    """Where a map lies: its size counted in pixels of 10 m, and the transform of that grid."""
-
-    crs: str | None
-    transform: tuple[float, float, float, float, float, float] | None
-    height: float
-    width: float
 
 
 class _Map(NamedTuple):
     """One file, read."""
 
     array: np.ndarray
-    grid: _Grid
+    grid: Grid
     day: str | None
     lonlat: tuple[float, float] | None
 
@@ -178,7 +169,7 @@ class GeoTiffSource:
         paths = [files[stem] for files in self._files.values() if stem in files]
         try:
             with self._open(paths[0], SampleError) as file:
-                lonlat = _centre(file)
+                lonlat = centre(file)
         except SampleError:
             # Listed all the same: reading it fails again and quarantines it with its reason.
             lonlat = None
@@ -189,7 +180,6 @@ class GeoTiffSource:
         row = modality(name)
         with self._open(path, SampleError) as file:
             self._check_bands(file, row, SampleError)
-            # GDAL names the band of a fallible read in its own words only here.
             try:
                 pixels = file.read()
             except _rasterio().errors.RasterioError as error:
@@ -197,9 +187,9 @@ class GeoTiffSource:
             invalid = _invalid(pixels, file.nodata)
             return _Map(
                 array=_convert(pixels, invalid, row, path),
-                grid=_grid(file, row),
+                grid=grid_of(file, row),
                 day=_day(file.tags()),
-                lonlat=_centre(file),
+                lonlat=centre(file),
             )
 
     def _check_bands(
@@ -225,64 +215,16 @@ class GeoTiffSource:
             with file:
                 yield file
 
-    def _common_grid(self, key: str, maps: dict[str, _Map]) -> _Grid:
+    def _common_grid(self, key: str, maps: dict[str, _Map]) -> Grid:
         first, *others = maps
         grid = maps[first].grid
         for name in others:
-            wrong = _difference(grid, maps[name].grid)
+            wrong = difference(grid, maps[name].grid)
             if wrong:
                 raise SampleError(f"{key}: {first} and {name} do not show the same place: {wrong}")
             # The first georeferenced map speaks for those that are not.
             grid = grid if grid.transform else maps[name].grid
         return grid
-
-
-def _difference(a: _Grid, b: _Grid) -> str | None:
-    """How two maps of one place contradict each other; None when they do not."""
-    if (a.height, a.width) != (b.height, b.width):
-        return f"{a.height:g} x {a.width:g} and {b.height:g} x {b.width:g} pixels of {_GRID_M:g} m"
-    if a.transform is None or b.transform is None:
-        return None
-    if a.crs != b.crs:
-        return f"CRS {a.crs} and {b.crs}"
-    pixel = max(abs(v) for v in (a.transform[0], a.transform[1]))
-    apart = max(
-        abs(p - q)
-        for corner in ((0.0, 0.0), (a.width, a.height))
-        for p, q in zip(_apply(a.transform, *corner), _apply(b.transform, *corner), strict=True)
-    )
-    return f"bounds {apart:g} apart, more than half a pixel" if apart > pixel / 2 else None
-
-
-def _apply(t: tuple[float, ...], col: float, row: float) -> tuple[float, float]:
-    return t[0] * col + t[1] * row + t[2], t[3] * col + t[4] * row + t[5]
-
-
-def _grid(file: Any, row: Modality) -> _Grid:
-    assert row.gsd_m is not None
-    scale = _GRID_M / row.gsd_m
-    height, width = file.height / scale, file.width / scale
-    if not _georeferenced(file):
-        return _Grid(None, None, height, width)
-    a, b, c, d, e, f = file.transform[:6]
-    transform = (a * scale, b * scale, c, d * scale, e * scale, f)
-    return _Grid(file.crs.to_string(), transform, height, width)
-
-
-def _georeferenced(file: Any) -> bool:
-    return file.crs is not None and not file.transform.is_identity
-
-
-def _centre(file: Any) -> tuple[float, float] | None:
-    """Longitude and latitude of the middle of the map, degrees."""
-    if not _georeferenced(file):
-        return None
-    from rasterio.warp import transform
-
-    x, y = _apply(file.transform[:6], file.width / 2, file.height / 2)
-    found = transform(file.crs, "EPSG:4326", [x], [y])
-    lon, lat = float(found[0][0]), float(found[1][0])
-    return (lon, lat) if math.isfinite(lon + lat) else None
 
 
 def _day(tags: dict[str, str]) -> str | None:
@@ -301,7 +243,9 @@ def _invalid(pixels: np.ndarray, nodata: float | None) -> np.ndarray | None:
     """Pixels the file marks as without measurement; NaN counts as such where it cannot be kept."""
     invalid = np.isnan(pixels) if pixels.dtype.kind == "f" else None
     if nodata is not None and not math.isnan(nodata):
-        marked = pixels == pixels.dtype.type(nodata)
+        # A file's type may not hold its nodata value (-99999 in int16): then nothing is marked.
+        with np.errstate(over="ignore"):
+            marked = pixels == nodata
         invalid = marked if invalid is None else invalid | marked
     return invalid
 

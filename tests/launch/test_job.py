@@ -34,19 +34,24 @@ def test_a_preempted_job_is_requeued_and_goes_on(tmp_path: Path, monkeypatch) ->
 path = FOLDER / f"starts{os.environ['RANK']}"
 starts = len(path.read_text()) if path.exists() else 0
 path.write_text('x' * (starts + 1))
-if starts < 1: return 75"""
+if starts < 1:
+    import signal
+    if os.environ['RANK'] == '0': signal.getsignal(signal.SIGUSR2)(signal.SIGUSR2, None)
+    return 75"""
     job = submit(StepJob(stub_step(tmp_path, monkeypatch, body)), tmp_path, 2)
     assert job.results() == [0, 0]
     assert (tmp_path / "starts0").read_text() == "xx"
 
 
-def test_a_job_that_gives_up_fails_and_leaves_no_record(tmp_path: Path, monkeypatch) -> None:
-    step = stub_step(tmp_path, monkeypatch, "return 65", launch="single")
+# 75: stopped by TERM, which must not undo a scancel.
+@pytest.mark.parametrize("code", [65, 75])
+def test_a_job_that_ends_early_keeps_its_exit_code(tmp_path: Path, monkeypatch, code: int) -> None:
+    step = stub_step(tmp_path, monkeypatch, f"return {code}", name=f"code{code}", launch="single")
     monkeypatch.setenv("SUBMITIT_EXECUTOR", "local")
     monkeypatch.setenv("SUBMITIT_LOCAL_JOB_ID", "1")
     with pytest.raises(SystemExit) as leave:
         StepJob(step)()
-    assert leave.value.code == 65
+    assert leave.value.code == code
     assert step.record is not None
     assert not step.record.exists()
 

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-SCRIPTS = sorted((Path(__file__).parents[2] / "slurm").iterdir())
-BATCH = [path for path in SCRIPTS if path.suffix == ".sbatch"]
+ROOT = Path(__file__).parents[2]
+BATCH = sorted((ROOT / "slurm").glob("*.sbatch"))
+SCRIPTS = [*BATCH, ROOT / "slurm" / "common.sh", ROOT / ".ci" / "run"]
 
 SRUN = """#!/bin/bash
 while [[ "$1" == --* ]]; do shift; done
@@ -44,7 +45,7 @@ def test_scripts_are_valid(path: Path) -> None:
     assert shellcheck is not None
     result = subprocess.run(
         [shellcheck, "--external-sources", str(path)],
-        cwd=path.parents[1], capture_output=True, text=True, check=False,
+        cwd=ROOT, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert result.returncode == 0, result.stdout
 
@@ -122,6 +123,13 @@ def test_a_preempted_job_is_requeued(job: Job) -> None:
     assert job.requeued
 
 
+def test_a_cancelled_job_stays_cancelled(job: Job) -> None:
+    # The parent of this "rank" is srun, whose parent is the batch shell that Slurm signals too.
+    result = job.stage2(body="kill -TERM $(ps -o ppid= -p $PPID)\nexit 75")
+    assert result.returncode == 75
+    assert not job.requeued
+
+
 @pytest.mark.parametrize("code", [2, 65])
 def test_a_job_that_gave_up_is_not_started_again(job: Job, code: int) -> None:
     assert job.stage2(body=f"exit {code}").returncode == code
@@ -171,10 +179,14 @@ def test_a_wrong_configuration_starts_no_rank(job: Job) -> None:
 
 def test_stage1_trains_a_modality_per_array_task(job: Job) -> None:
     variables = {"MODALITIES": "DEM LULC", "SLURM_ARRAY_TASK_ID": "1"}
-    result = job.run("stage1", "configs/stage1/small.yaml", **variables)
-    assert "train --config configs/stage1/small.yaml modality=LULC" in result.stdout
+    argv = ("configs/stage1/small.yaml", f"out={job.out}/${{modality}}")
+    result = job.run("stage1", *argv, **variables)
+    assert f"train --config {argv[0]} {argv[1]} modality=LULC" in result.stdout
+    (job.out / "LULC").mkdir(parents=True)
+    (job.out / "LULC" / "DONE").touch()
+    assert f"{job.out}/LULC/DONE exists" in job.run("stage1", *argv, **variables).stdout
     variables["SLURM_ARRAY_TASK_ID"] = "2"
-    result = job.run("stage1", "configs/stage1/small.yaml", **variables)
+    result = job.run("stage1", *argv, **variables)
     assert result.returncode == 0
     assert "no modality for array task 2" in result.stdout
 

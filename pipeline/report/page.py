@@ -1,0 +1,111 @@
+"""`python -m pipeline report FOLDER`: one HTML file that needs nothing else, and the score table.
+
+Sections, in order: what was run, generated maps, scores, stage 1, curves, stage 2, samples, provenance.
+A part that is missing or unfinished is named in its place. Pictures travel inside the file; when it
+would grow past `LIMIT_BYTES` they are drawn smaller.
+"""
+
+import sys
+from pathlib import Path
+
+from configs import ConfigError
+from pipeline.report.collect import Found, collect
+from pipeline.report.generated import generated_section
+from pipeline.report.glance import header
+from pipeline.report.html import Markup, tag
+from pipeline.report.pictures import Painter
+from pipeline.report.provenance import provenance_section
+from pipeline.report.samples import samples_section
+from pipeline.report.score_table import print_scores, score_section
+from pipeline.report.tokenizers import stage1_section
+from pipeline.report.training import curves_section, stage2_section
+
+LIMIT_BYTES = 6_000_000
+_SIDES_PX = (256, 192, 144, 108, 80, 60)
+
+_STYLE = Path(__file__).with_name("style.css")
+_SECTIONS = {
+    "generated": "Generated maps",
+    "scores": "Scores",
+    "stage1": "Stage 1",
+    "curves": "Loss curves",
+    "stage2": "Stage 2",
+    "samples": "Samples",
+    "provenance": "Provenance",
+}
+_OF_SINGLE = {
+    "shards": ("samples", "provenance"),
+    "stage1": ("stage1", "curves", "provenance"),
+    "stage2": ("stage2", "provenance"),
+    "generate": ("generated", "scores", "provenance"),
+}
+
+
+def write_report(folder: Path, out: Path) -> None:
+    """Write the page about `folder` to `out`; print the score table and the page's path.
+
+    Raises ConfigError when the folder is missing or `out` cannot be written.
+    """
+    if not folder.is_dir():
+        raise ConfigError(f"{folder} is not a folder; name that of a run or of an experiment")
+    found = collect(folder)
+    text = _fitting(found)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{out} cannot be written: {error}; write --out FILE") from error
+    if found.single in ("", "generate"):
+        print_scores(found)
+    sys.stdout.write(f"{out.resolve()}\n")
+    sys.stdout.flush()
+
+
+def _fitting(found: Found) -> str:
+    """The page with the largest pictures that keep it below the limit."""
+    text = ""
+    for side in _SIDES_PX:
+        text = _page(found, Painter(side))
+        if len(text.encode()) <= LIMIT_BYTES:
+            break
+    return text
+
+
+def _page(found: Found, painter: Painter) -> str:
+    names = _OF_SINGLE.get(found.single, tuple(_SECTIONS))
+    links = [tag("li", tag("a", _SECTIONS[name], href=f"#{name}")) for name in names]
+    head = tag(
+        "head",
+        tag("meta", charset="utf-8"),
+        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        tag("meta", name="color-scheme", content="light dark"),
+        tag("title", f"Report: {found.folder.resolve().name}"),
+        # Without an icon of its own, a page asks its server for one.
+        Markup('<link rel="icon" href="data:,">'),
+        tag("style", Markup(_STYLE.read_text(encoding="utf-8"))),
+    )
+    body = tag(
+        "body",
+        tag("a", "To the content", href="#content", class_="skip"),
+        header(found),
+        tag("nav", tag("ul", links), aria_label="Sections"),
+        tag("main", [_section(name, found, painter) for name in names], id="content"),
+    )
+    return f"<!DOCTYPE html>\n{tag('html', head, body, lang='en')}\n"
+
+
+def _section(name: str, found: Found, painter: Painter) -> Markup:
+    match name:
+        case "generated":
+            return generated_section(found, painter)
+        case "scores":
+            return score_section(found)
+        case "stage1":
+            return stage1_section(found, painter)
+        case "curves":
+            return curves_section(found)
+        case "stage2":
+            return stage2_section(found)
+        case "samples":
+            return samples_section(found, painter)
+    return provenance_section(found)
