@@ -10,7 +10,7 @@ import difflib
 import typing
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
 from omegaconf import OmegaConf
@@ -70,22 +70,22 @@ def parse_config(
             )
     try:
         node = OmegaConf.merge(OmegaConf.create(values), OmegaConf.from_dotlist(overrides))
-        plain = OmegaConf.to_container(node, resolve=True, throw_on_missing=True)
+        plain: Any = OmegaConf.to_container(node, resolve=True, throw_on_missing=True)
     except MissingMandatoryValue as error:
         raise ConfigError(
             f"{origin}: {error.full_key!r} has no value; write {error.full_key}=VALUE"
         ) from error
     except (OmegaConfBaseException, yaml.YAMLError) as error:
         raise ConfigError(f"{origin}: {error}") from error
-    assert isinstance(plain, dict)
-    found = plain.get("kind")
+    values = cast(dict[str, Any], plain)
+    found = values.get("kind")
     if found not in KINDS:
         raise ConfigError(f"{origin}: `kind` is {found!r}; it must be one of {', '.join(KINDS)}")
     if kind is not None and found != kind:
         raise ConfigError(f"{origin}: this is a {found} configuration; a {kind} one is needed here")
     model = KINDS[found]
     try:
-        return model.model_validate(plain)
+        return model.model_validate(values)
     except ValidationError as error:
         raise ConfigError(_explain(error, model, origin)) from error
 
@@ -101,7 +101,7 @@ def _merge_bases(path: Path, seen: tuple[Path, ...]) -> Any:
         chain = " -> ".join(p.name for p in (*seen, resolved))
         raise ConfigError(f"{path}: `base:` goes in a circle: {chain}")
     try:
-        own = OmegaConf.load(path)
+        own: Any = OmegaConf.load(path)
     except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
         raise ConfigError(f"{path}: not readable as YAML: {error}") from error
     if not OmegaConf.is_dict(own):
@@ -116,7 +116,7 @@ def _merge_bases(path: Path, seen: tuple[Path, ...]) -> Any:
 
 
 def _explain(error: ValidationError, model: type[BaseModel], origin: str) -> str:
-    lines = []
+    lines: list[str] = []
     for item in error.errors():
         where = ".".join(_path(model, item["loc"])) or "(top)"
         if item["type"] == "extra_forbidden":
@@ -127,7 +127,8 @@ def _explain(error: ValidationError, model: type[BaseModel], origin: str) -> str
         elif item["type"] == "missing":
             lines.append(f"{where!r} is missing; set it in the file or write {where}=VALUE")
         else:
-            got = "" if isinstance(item["input"], dict) else f" (got {item['input']!r})"
+            given: Any = item["input"]
+            got = "" if isinstance(given, dict) else f" (got {given!r})"
             lines.append(f"{where!r}: {item['msg']}{got}")
     return f"{origin}: " + "; ".join(lines)
 

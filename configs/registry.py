@@ -64,7 +64,7 @@ def statistics_set(name: str) -> dict[str, BandStatistics]:
         known = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml")))
         raise ConfigError(f"no statistics set {name!r}; there are {known}")
     values = yaml.safe_load(path.read_text())["modalities"]
-    result = {}
+    result: dict[str, BandStatistics] = {}
     for key, entry in values.items():
         stats = BandStatistics(tuple(map(float, entry["mean"])), tuple(map(float, entry["std"])))
         bands = modality(key).num_bands

@@ -44,7 +44,9 @@ class ClusterConfig(Frozen):
     def _fits_executor(self) -> "ClusterConfig":
         if self.executor == "slurm":
             if self.gpus_per_node == "auto":
-                raise ValueError("gpus_per_node: auto counts the GPUs of this machine; give a number")
+                raise ValueError(
+                    "gpus_per_node: auto counts the GPUs of this machine; give a number"
+                )
             if self.shard_ranks % self.shard_nodes:
                 raise ValueError("shard_ranks must be a multiple of shard_nodes")
         elif self.nodes > 1:

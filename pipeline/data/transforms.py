@@ -28,7 +28,7 @@ def valid_pixels(x: np.ndarray, modality: Modality) -> np.ndarray:
         return np.ones(x.shape[1:], dtype=bool)
     else:
         good = x != int(nodata)
-    return good.all(axis=0)
+    return np.asarray(good.all(axis=0))
 
 
 class Normaliser:

@@ -87,7 +87,9 @@ class DeepSpeedEngine:
     @property
     def model(self) -> nn.Module:
         """The bare model; under ZeRO 1 and 2 every rank holds all of it."""
-        return self._engine.module
+        model = self._engine.module
+        assert isinstance(model, nn.Module)
+        return model
 
     def forward_backward(self, batch: Batch) -> StepOutput:
         """Add one micro-batch's gradient. The loss is a mean over the *global* batch.
@@ -104,7 +106,8 @@ class DeepSpeedEngine:
 
     def step(self, lr: float) -> StepInfo:
         """Update the weights after the last micro-batch."""
-        for group in self._engine.optimizer.param_groups:
+        optimizer: Any = self._engine.optimizer
+        for group in optimizer.param_groups:
             group["lr"] = lr
         self._engine.step()
         norm = self._engine.get_global_grad_norm()

@@ -137,7 +137,9 @@ def start(device_wish: str = "auto", timeout_s: float = 1800) -> World:
                 f"rank {rank} of {size} could not join the others at {where}: {error}"
             ) from error
     global _vote_group
-    _vote_group = dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout_s))
+    group = dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout_s))
+    assert isinstance(group, dist.ProcessGroup)
+    _vote_group = group
     return World(rank, size, local_rank, device)
 
 

@@ -42,7 +42,7 @@ def _sentence(found: Found) -> str:
     if found.stage1:
         parts.append(numbers.counted(len(found.stage1), "tokenizer"))
     if found.stage2:
-        parts.append("a masked transformer trained on all tokens together")
+        parts.append("a masked transformer over all their tokens")
     if found.generations:
         sources = " and ".join(" + ".join(task.source) or task.name for task in found.generations)
         parts.append(f"other modalities generated from {sources} on held-out samples")

@@ -66,7 +66,10 @@ def table(
         for row in rows
     ]
     inner = tag(
-        "table", tag("caption", caption), tag("thead", tag("tr", header)), tag("tbody", body)
+        "table",
+        tag("caption", tag("span", caption)),
+        tag("thead", tag("tr", header)),
+        tag("tbody", body),
     )
     return scroll(caption, inner)
 

@@ -44,7 +44,7 @@ def data_uri(rgb: np.ndarray) -> str:
         palette = np.stack([colours >> 16, colours >> 8 & 255, colours & 255], axis=1)
         picture.putpalette(palette.astype(np.uint8).tobytes())
     buffer = io.BytesIO()
-    picture.save(buffer, "PNG", optimize=True)
+    picture.save(buffer, "PNG")
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 

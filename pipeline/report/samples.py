@@ -117,7 +117,7 @@ def _row(dataset: Dataset, rows: dict[str, Modality], i: int, painter: Painter) 
 def _place(lon: float | None, lat: float | None) -> str:
     if lon is None or lat is None:
         return ""
-    return f"{abs(lat):.2f}° {'N' if lat >= 0 else 'S'}, {abs(lon):.2f}° {'E' if lon >= 0 else 'W'}"
+    return f"{abs(lat):.1f}° {'N' if lat >= 0 else 'S'}, {abs(lon):.1f}° {'E' if lon >= 0 else 'W'}"
 
 
 def _tokens(dataset: Dataset) -> Markup | None:

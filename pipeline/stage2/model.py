@@ -26,6 +26,9 @@ from pipeline.stage2.layout import Layout
 class MaskedTransformer(nn.Module):
     """`forward(batch)` is the training step; `encode`, `decode` and `logits` are its parts."""
 
+    positions: Tensor
+    causal: Tensor
+
     def __init__(self, layout: Layout, config: MaskedConfig):
         super().__init__()
         self.layout, self.config = layout, config

@@ -39,6 +39,7 @@ def _apply(t: tuple[float, ...], col: float, row: float) -> tuple[float, float]:
 
 
 def grid_of(file: Any, row: Modality) -> Grid:
+    """The grid of an open rasterio file of this modality; without place if it is not georeferenced."""
     assert row.gsd_m is not None
     scale = GRID_M / row.gsd_m
     height, width = file.height / scale, file.width / scale

@@ -25,7 +25,10 @@ CEILING, MODEL = 0.4, 0.7
 
 
 def make_experiment(
-    folder: Path, num_samples: int = 40, stage1: Iterable[str] = (*IMAGES, "captions")
+    folder: Path,
+    num_samples: int = 40,
+    stage1: Iterable[str] = (*IMAGES, "captions"),
+    targets: Iterable[str] = TARGETS,
 ) -> Path:
     """All parts, all finished."""
     dataset = make_shards(folder / "shards", num_samples)
@@ -34,7 +37,7 @@ def make_experiment(
         make_tokens(dataset, name)
     make_stage2(folder, dataset)
     for source in ("S2L2A", "S1GRD"):
-        make_generation(folder, dataset, source, TARGETS)
+        make_generation(folder, dataset, source, targets)
     return folder
 
 

@@ -16,6 +16,9 @@ class FSQ(nn.Module):
     (equation 1 and appendix A.1 of the paper). The first level runs fastest in the code.
     """
 
+    _levels: Tensor
+    _basis: Tensor
+
     def __init__(self, levels: tuple[int, ...]):
         super().__init__()
         if min(levels) < 2:
