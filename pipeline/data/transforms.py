@@ -12,23 +12,15 @@ from configs import ConfigError
 from configs.registry import BandStatistics
 from configs.schema import DataConfig, Modality
 from shards import Dataset
+from shards.stats import valid_pixels
 
 # Windows start on multiples of this, so that 10, 20 and 30 m grids are all cut between pixels.
 GRID_M = 60
 
 
-def valid_pixels(x: np.ndarray, modality: Modality) -> np.ndarray:
+def measured_pixels(x: np.ndarray, modality: Modality) -> np.ndarray:
     """True where all bands carry a measurement: [C, H, W] -> bool [H, W]."""
-    nodata = modality.nodata
-    if np.issubdtype(x.dtype, np.floating):
-        good = np.isfinite(x)
-        if nodata is not None and not math.isnan(nodata):
-            good &= x != nodata
-    elif nodata is None or math.isnan(nodata):
-        return np.ones(x.shape[1:], dtype=bool)
-    else:
-        good = x != int(nodata)
-    return np.asarray(good.all(axis=0))
+    return np.asarray(valid_pixels(x, modality).all(axis=0))
 
 
 class Normaliser:
@@ -52,7 +44,7 @@ class Normaliser:
 
         Pixels without a measurement become 0, the mean.
         """
-        valid = valid_pixels(x, self.modality)
+        valid = measured_pixels(x, self.modality)
         y = (x.astype(np.float32) - self._mean) / self._std
         y[:, ~valid] = 0.0
         return y, valid

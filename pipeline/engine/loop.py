@@ -96,6 +96,7 @@ class _Run:
         )
         self.step = 0
         self.committed_step = -1
+        self.evaluated: dict[str, float] = {}
         self.log: MetricsLog | None = None
         self.loader: Loader | None = None
 
@@ -190,7 +191,7 @@ class _Run:
         self.log.progress(self.step, values["loss"], rate, remaining / rate)
 
     @torch.no_grad()
-    def _evaluate(self) -> dict[str, float]:
+    def _evaluate(self) -> None:
         """Held-out values on a fixed set, shared out over the ranks."""
         engine = self.config.engine
         indices = _spread(self.objective.eval_indices, engine.eval_samples)
@@ -211,10 +212,10 @@ class _Run:
             sums = self.objective.eval_sums(self.engine.model, batch)
             window.add({name: weight * value for name, value in sums.items()})
         self.engine.model.train()
-        values = self.objective.summarise(self.world.sum(window.sums)) if len(indices) else {}
-        if self.log and values:
-            self.log.evaluation(self.step, values)
-        return values
+        if len(indices):
+            self.evaluated = self.objective.summarise(self.world.sum(window.sums))
+            if self.log:
+                self.log.evaluation(self.step, self.evaluated)
 
     def _commit(self) -> None:
         if self.step == self.committed_step:
@@ -242,11 +243,10 @@ class _Run:
         return lifecycle.REQUEUE
 
     def _finish(self) -> int:
-        values: dict[str, float] = {}
         if self.world.is_main:
             started = time.perf_counter()
             self.objective.finish(self.config.out)
-            lifecycle.mark_done(self.config.out, self.step, values)
+            lifecycle.mark_done(self.config.out, self.step, self.evaluated)
             say(
                 f"{self.title:<18} done ({time.perf_counter() - started:.1f} s to write what it leaves)"
             )

@@ -13,7 +13,7 @@ import torch
 
 from configs.registry import BandStatistics
 from configs.schema import Modality
-from pipeline.data.transforms import valid_pixels
+from pipeline.data.transforms import measured_pixels
 from pipeline.layers.scores import accuracy, miou
 
 
@@ -29,7 +29,7 @@ class MapScore:
 
     def add(self, guess: np.ndarray, truth: np.ndarray) -> None:
         """Count one sample: maps [C, H, W] in physical units or classes; nodata does not count."""
-        valid = valid_pixels(truth, self.row)
+        valid = measured_pixels(truth, self.row)
         if self.row.kind == "classes":
             k = self.row.num_classes
             if not self.confusion.size:

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from configs.schema import Modality
+from pipeline.data.transforms import measured_pixels
 from pipeline.report import numbers
 from pipeline.report.collect import Found, Record
-from shards.stats import valid_pixels
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def score_rows(found: Found) -> list[ScoreRow]:
 
 def picture_score(guess: np.ndarray, truth: np.ndarray, row: Modality) -> str:
     """How close one map [C, H, W] is to its truth, over pixels that carry a measurement."""
-    valid = valid_pixels(truth, row).all(axis=0)
+    valid = measured_pixels(truth, row)
     if not valid.any():
         return "no valid pixel"
     if row.kind == "classes":

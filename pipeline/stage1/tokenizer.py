@@ -66,9 +66,12 @@ class Tokenizer(nn.Module):
             nn.init.normal_(self.encoder.embed_input.class_embed.weight)
         proj, from_latent = self.encoder.embed_input.proj, self.decoder.from_latent
         assert isinstance(proj, nn.Linear)
-        for layer in (proj, from_latent):
+        post = self.encoder.post_mlp
+        for layer in (proj, from_latent, post.fc1, post.fc2):
             nn.init.normal_(layer.weight, std=layer.in_features**-0.5)
-        nn.init.orthogonal_(self.encoder.to_latent.weight)
+        # Behind the MLP and its tanh, deviations are about 1/2: latents start at unit deviation.
+        to_latent = self.encoder.to_latent
+        nn.init.normal_(to_latent.weight, std=2 * to_latent.in_features**-0.5)
 
     @property
     def grid(self) -> tuple[int, int]:
