@@ -13,7 +13,9 @@ class GenerateConfig(Frozen):
     """Modalities in, other modalities out, decoded to pixels and scored where truth is there.
 
     `steps` is the number of decoding iterations per modality; `temperature` 0 takes the most
-    likely token; `num_pictures` bounds the rows of the picture sheet.
+    likely token. `num_draws` maps are drawn per sample and summed up by their mean, or per pixel by the
+    most frequent class; texts, places and dates are drawn once. `num_pictures` bounds the rows of the
+    picture sheet.
     """
 
     kind: Literal["generate"]
@@ -26,6 +28,7 @@ class GenerateConfig(Frozen):
     num_samples: int = Field(default=64, gt=0)
     batch: int = Field(default=16, gt=0)
     steps: int = Field(default=8, gt=0)
-    temperature: float = Field(default=0.0, ge=0)
+    temperature: float = Field(default=1.0, ge=0)
+    num_draws: int = Field(default=1, gt=0)
     seed: int = 0
     num_pictures: int = Field(default=6, gt=0)

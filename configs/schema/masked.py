@@ -11,6 +11,7 @@ class MaskedConfig(Frozen):
     `pixels` and `tokens` name what may be an input, `targets` what may be predicted (as tokens).
     Input and target budgets are shared out among a sample's present modalities by a symmetric
     Dirichlet draw (`alpha_input`, `alpha_target`; mixtures: several values, one drawn per sample).
+    `distance_bias` lets most attention heads prefer what is near on the ground, in any modality.
     """
 
     pixels: tuple[str, ...] = ()
@@ -22,6 +23,7 @@ class MaskedConfig(Frozen):
     decoder_depth: int = Field(default=4, gt=0)
     heads: int = Field(default=3, gt=0)
     mlp_ratio: float = Field(default=4.0, gt=0)
+    distance_bias: bool = False
     num_input_tokens: int = Field(default=64, gt=0)
     num_target_tokens: int = Field(default=64, gt=0)
     alpha_input: tuple[float, ...] = (0.2, 1.0)

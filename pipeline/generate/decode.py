@@ -6,10 +6,28 @@ from typing import Any
 import numpy as np
 import torch
 
+from configs.schema import Modality
 from pipeline.engine.errors import RunError
 from pipeline.stage1 import place_time
 from pipeline.stage1.artifact import ImageTokenizer, fingerprint
 from pipeline.stage1.text import TextTokenizer
+
+Value = np.ndarray | str
+
+
+def summarise(draws: list[list[Value]], row: Modality) -> list[Value]:
+    """One value per sample from several draws.
+
+    Continuous maps: their mean, the guess of least squared error. Class maps: the most frequent
+    class per pixel. Everything else: the first draw.
+    """
+    if len(draws) == 1 or not row.is_map:
+        return draws[0]
+    maps = np.stack([np.stack([np.asarray(v) for v in draw]) for draw in draws])
+    if row.kind == "image":
+        return list(maps.mean(axis=0))
+    votes = np.stack([(maps == c).sum(axis=0) for c in range(row.num_classes)])
+    return list(votes.argmax(axis=0).astype(np.uint8))
 
 
 class Decoder:
@@ -35,7 +53,7 @@ class Decoder:
         else:
             self._tokenizer = ImageTokenizer.from_pretrained(folder, device)
 
-    def __call__(self, codes: list[np.ndarray]) -> list[np.ndarray | str]:
+    def __call__(self, codes: list[np.ndarray]) -> list[Value]:
         """Codes per sample -> maps [C, H, W] in physical units, texts, [lon, lat], or ISO dates."""
         if self.kind == "coordinates":
             return [place_time.coordinates_of(c) for c in codes]

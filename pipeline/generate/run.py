@@ -17,7 +17,7 @@ from configs.schema import GenerateConfig
 from pipeline.engine.distributed import pick_device
 from pipeline.engine.lifecycle import OK, write_atomic
 from pipeline.engine.metrics import say
-from pipeline.generate.decode import Decoder
+from pipeline.generate.decode import Decoder, Value, summarise
 from pipeline.generate.sampler import Sampling, generate_tokens
 from pipeline.generate.scores import MapScore, constant_guess, table
 from pipeline.generate.sheet import write_sheet
@@ -25,8 +25,6 @@ from pipeline.stage2 import artifact
 from pipeline.stage2.layout import Layout
 from pipeline.stage2.samples import SampleReader
 from shards import Dataset, open_dataset
-
-Value = np.ndarray | str
 
 
 def generate(config: GenerateConfig) -> int:
@@ -40,7 +38,7 @@ def generate(config: GenerateConfig) -> int:
     decoders = {name: Decoder(layout.token_info[name], device) for name in config.target}
     reader = SampleReader(dataset, layout, normalisers)
     indices = _choose(dataset, config)
-    how = Sampling(config.steps, config.temperature, config.seed)
+    how = Sampling(config.steps, config.temperature, config.seed, config.num_draws)
     crop = layout.crops // 2
     scores: dict[str, dict[str, MapScore]] = {}
     shown: dict[str, list[Any]] = defaultdict(list)
@@ -48,8 +46,9 @@ def generate(config: GenerateConfig) -> int:
         ids = [int(i) for i in indices[start : start + config.batch]]
         contents = [reader.content(i, crop, only=sources) for i in ids]
         for name, stream in targets.items():
-            codes = generate_tokens(model, contents, ids, stream, how)
-            generated = decoders[name](codes)
+            draws = generate_tokens(model, contents, ids, stream, how)
+            decoded = [decoders[name](codes) for codes in draws]
+            generated = summarise(decoded, dataset.modalities[name])
             truths = [_truth(reader, name, i, crop) for i in ids]
             if dataset.modalities[name].is_map:
                 ways = scores.setdefault(name, _ways(dataset, name))

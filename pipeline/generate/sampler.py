@@ -18,20 +18,23 @@ from pipeline.stage2.masking import Selection
 from pipeline.stage2.model import MaskedTransformer
 from pipeline.stage2.samples import Content, Masked, collate
 
+Draws = list[list[np.ndarray]]
+
 
 @dataclass(frozen=True)
 class Sampling:
-    """`steps` rounds per modality; `temperature` 0 takes the most likely token."""
+    """`steps` rounds per modality; `temperature` 0 takes the most likely token; several draws."""
 
     steps: int
     temperature: float
     seed: int
+    num_draws: int = 1
 
 
 @torch.no_grad()
 def generate_tokens(
     model: MaskedTransformer, contents: list[Content], ids: list[int], target: int, how: Sampling
-) -> list[np.ndarray]:
+) -> Draws:
     """Tokens of the target stream for each sample, given everything in its content.
 
     Args:
@@ -39,15 +42,27 @@ def generate_tokens(
         contents: the input streams of each sample; the target stream must not be among them.
         ids: a number that names each sample, for its random draws.
         target: index of the stream to generate.
-        how: rounds, temperature, seed.
+        how: rounds, temperature, seed, number of draws. Sequences are drawn once.
 
     Returns:
-        Codes per sample, int64 [num_positions], or up to and with `[EOS]` for sequences.
+        For each draw the codes per sample, int64 [num_positions], or up to and with `[EOS]` for
+        sequences.
     """
-    rngs = [np.random.Generator(np.random.Philox(key=[how.seed, (i << 8) + target])) for i in ids]
-    if model.layout.streams[target].kind == "sequence":
-        return _write(model, contents, target, how, rngs)
-    return _fill(model, contents, target, how, rngs)
+    is_sequence = model.layout.streams[target].kind == "sequence"
+    draws = [
+        [
+            np.random.Generator(np.random.Philox(key=[how.seed, (i << 16) + (d << 8) + target]))
+            for i in ids
+        ]
+        for d in range(1 if is_sequence else how.num_draws)
+    ]
+    if is_sequence:
+        return [_write(model, contents, target, how, draws[0])]
+    # Nothing is known before the first round, so all draws share its proposal.
+    total = model.layout.streams[target].num_positions
+    nothing = [np.zeros(total, dtype=np.int64) for _ in contents]
+    first = _propose(model, contents, target, nothing, [np.arange(total)] * len(contents))
+    return [_fill(model, contents, target, how, rngs, first) for rngs in draws]
 
 
 def _fill(
@@ -56,20 +71,19 @@ def _fill(
     target: int,
     how: Sampling,
     rngs: list[np.random.Generator],
+    first: list[Tensor],
 ) -> list[np.ndarray]:
     total = model.layout.streams[target].num_positions
     codes = [np.zeros(total, dtype=np.int64) for _ in contents]
     known = [np.zeros(total, dtype=bool) for _ in contents]
+    logits = first
     steps = min(how.steps, total)
     for step in range(steps):
-        logits = _propose(model, contents, target, codes, [np.flatnonzero(~k) for k in known])
+        if step > 0:
+            logits = _propose(model, contents, target, codes, [np.flatnonzero(~k) for k in known])
         # Cosine schedule: few tokens while little is known, many at the end.
-        goal = (
-            total
-            if step == steps - 1
-            else round(total * (1 - math.cos(math.pi / 2 * (step + 1) / steps)))
-        )
-        goal = max(goal, step + 1)
+        share = 1 - math.cos(math.pi / 2 * (step + 1) / steps)
+        goal = total if step == steps - 1 else max(round(total * share), step + 1)
         for i, (rows, rng) in enumerate(zip(logits, rngs, strict=True)):
             places = np.flatnonzero(~known[i])
             drawn, certainty = _draw(rows, how.temperature, rng)

@@ -25,7 +25,34 @@ def grid_positions(rows: int, columns: int, patch_m: float, width: int) -> Tenso
 
     Half the width codes the distance down, half the distance right. `width` is a multiple of 4.
     """
+    down, right = grid_centres(rows, columns, patch_m).unbind(1)
+    return torch.cat([sincos(down, width // 2), sincos(right, width // 2)], dim=1)
+
+
+def grid_centres(rows: int, columns: int, patch_m: float) -> Tensor:
+    """Patch centres in position units, (down, right), row-major: [rows * columns, 2]."""
     down = (torch.arange(rows) + 0.5) * patch_m / METRES_PER_UNIT
     right = (torch.arange(columns) + 0.5) * patch_m / METRES_PER_UNIT
     y, x = torch.meshgrid(down, right, indexing="ij")
-    return torch.cat([sincos(y.flatten(), width // 2), sincos(x.flatten(), width // 2)], dim=1)
+    return torch.stack([y.flatten(), x.flatten()], dim=1)
+
+
+def head_slopes(num_heads: int) -> Tensor:
+    """How fast each head's attention falls with distance: [H], per position unit.
+
+    Geometric from 2 down, as in ALiBi (Press et al. 2022, section 3); the last quarter of the heads
+    has slope 0 and sees everywhere alike.
+    """
+    num_local = num_heads - max(1, num_heads // 4)
+    slopes = 2.0 * 4.0 ** -torch.arange(num_local, dtype=torch.float32)
+    return torch.cat([slopes, torch.zeros(num_heads - num_local)])
+
+
+def distance_bias(queries: Tensor, keys: Tensor, slopes: Tensor) -> Tensor:
+    """What to add to attention logits: [B, N, 2], [B, K, 2], [H] -> [B, H, N, K].
+
+    Minus slope times the city-block distance on the ground. Tokens without a place have NaN
+    coordinates; pairs with one of them get no bias.
+    """
+    apart = (queries[:, :, None] - keys[:, None]).abs().sum(-1).nan_to_num(0.0)
+    return -slopes[:, None, None] * apart[:, None]

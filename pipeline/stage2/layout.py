@@ -15,7 +15,7 @@ from configs import ConfigError
 from configs.registry import in_registry_order
 from configs.schema import MaskedConfig
 from pipeline.data.tokens import extra_name
-from pipeline.layers.positions import grid_positions, sincos
+from pipeline.layers.positions import grid_centres, grid_positions, sincos
 from shards import Dataset
 
 Kind = Literal["pixels", "map", "sequence", "set"]
@@ -100,6 +100,16 @@ class Layout:
                 parts.append(grid_positions(*s.grid, s.patch_m, width))
             else:
                 parts.append(sincos(torch.arange(s.num_positions), width))
+        return torch.cat(parts)
+
+    def centres(self) -> Tensor:
+        """Where each position lies on the ground, [num_positions, 2]; NaN for what has no place."""
+        parts = []
+        for s in self.streams:
+            if s.grid is not None:
+                parts.append(grid_centres(*s.grid, s.patch_m))
+            else:
+                parts.append(torch.full((s.num_positions, 2), torch.nan))
         return torch.cat(parts)
 
     def to_dict(self) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from pipeline.data.loader import Batch
 from pipeline.engine.objective import StepOutput, Sums
 from pipeline.layers.attention import padding_mask
 from pipeline.layers.blocks import DecoderBlock, EncoderBlock, init_transformer
+from pipeline.layers.positions import distance_bias, head_slopes
 from pipeline.stage2.layout import Layout
 
 
@@ -28,6 +29,8 @@ class MaskedTransformer(nn.Module):
 
     positions: Tensor
     causal: Tensor
+    centres: Tensor
+    slopes: Tensor
 
     def __init__(self, layout: Layout, config: MaskedConfig):
         super().__init__()
@@ -36,6 +39,8 @@ class MaskedTransformer(nn.Module):
         self.register_buffer("positions", layout.positions(width), persistent=False)
         causal = torch.tensor([s.kind == "sequence" for s in layout.streams])
         self.register_buffer("causal", causal, persistent=False)
+        self.register_buffer("centres", layout.centres(), persistent=False)
+        self.register_buffer("slopes", head_slopes(heads), persistent=False)
         self.code_embed = nn.Embedding(layout.vocab_size, width)
         self.stream_embed = nn.Embedding(len(layout.streams), width)
         self.mask_embed = nn.Parameter(torch.zeros(width))
@@ -81,8 +86,9 @@ class MaskedTransformer(nn.Module):
             x = x.index_copy(0, batch[f"slot/{stream.name}"], embedded)
         h = x.view(b, n, -1) + places
         mask = padding_mask((batch["in_stream"] >= 0).sum(1), n)
+        bias = self._bias(batch["in_where"], batch["in_where"], mask, h.dtype)
         for block in self.encoder:
-            h = block(h, mask)
+            h = block(h, bias)
         return self.context_proj(self.encoder_norm(h)) + places, mask
 
     def decode(self, batch: Batch, context: Tensor, mask: Tensor) -> Tensor:
@@ -98,8 +104,10 @@ class MaskedTransformer(nn.Module):
         earlier = torch.ones(k, k, dtype=torch.bool, device=x.device).tril()
         free = ~self.causal[stream.clamp(min=0)]
         self_mask = (within & (free[:, :, None] | earlier))[:, None]
+        self_bias = self._bias(batch["out_where"], batch["out_where"], self_mask, x.dtype)
+        context_bias = self._bias(batch["out_where"], batch["in_where"], mask, x.dtype)
         for block in self.decoder:
-            x = block(x, context, self_mask, mask)
+            x = block(x, context, self_bias, context_bias)
         return self.decoder_norm(x)
 
     def logits(self, features: Tensor, stream_index: int) -> Tensor:
@@ -138,6 +146,13 @@ class MaskedTransformer(nn.Module):
         sums["loss"] = per_sample.sum().detach()
         sums["count"] = per_sample.new_tensor(b)
         return per_sample, sums
+
+    def _bias(self, queries: Tensor, keys: Tensor, mask: Tensor, dtype: torch.dtype) -> Tensor:
+        """The attention mask, with the preference for near tokens where the model has one."""
+        if not self.config.distance_bias:
+            return mask
+        bias = distance_bias(self.centres[queries], self.centres[keys], self.slopes)
+        return bias.masked_fill(~mask, -torch.inf).to(dtype)
 
     def _embed(self, code: Tensor) -> Tensor:
         return self.code_embed(code) * self.code_embed.embedding_dim**0.5

@@ -8,7 +8,14 @@ import torch
 
 from pipeline.layers.attention import CrossAttention, SelfAttention, padding_mask
 from pipeline.layers.patches import patchify, unpatchify
-from pipeline.layers.positions import METRES_PER_UNIT, grid_positions, sincos
+from pipeline.layers.positions import (
+    METRES_PER_UNIT,
+    distance_bias,
+    grid_centres,
+    grid_positions,
+    head_slopes,
+    sincos,
+)
 from pipeline.layers.scores import accuracy, code_usage, miou
 
 
@@ -87,3 +94,15 @@ def test_perplexity_of_equally_used_codes_is_their_number():
     usage = code_usage(torch.tensor([5, 5, 0, 5, 5]))
     assert usage["codes_used"] == pytest.approx(0.8)
     assert usage["perplexity"] == pytest.approx(4.0)
+
+
+def test_attention_prefers_what_is_near_on_the_ground_and_ignores_what_has_no_place():
+    slopes = head_slopes(4)
+    assert slopes.tolist() == [2.0, 0.5, 0.125, 0.0]
+    centres = torch.cat([grid_centres(2, 2, 80), torch.full((1, 2), torch.nan)])[None]
+    bias = distance_bias(centres, centres, slopes)
+    step = 80 / METRES_PER_UNIT
+    assert bias.shape == (1, 4, 5, 5)
+    assert bias[0, 0, 0].tolist() == [0, -2 * step, -2 * step, -4 * step, 0]
+    assert (bias[0, 3] == 0).all()
+    assert (bias[0, :, 4] == 0).all()

@@ -28,10 +28,11 @@ CONFIG = MaskedConfig(
 )
 
 
-@pytest.fixture
-def model():
+@pytest.fixture(params=[False, True], ids=["absolute", "distance"])
+def model(request):
     torch.manual_seed(0)
-    return MaskedTransformer(LAYOUT, CONFIG).double()
+    config = CONFIG.model_copy(update={"distance_bias": request.param})
+    return MaskedTransformer(LAYOUT, config).double()
 
 
 def masked(rng, inputs, targets):
