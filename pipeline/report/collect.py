@@ -109,6 +109,7 @@ class Found:
     generations: list[Generation] = field(default_factory=list)
     shards_config: Record = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    title: str = ""
 
     @property
     def synthetic(self) -> bool:
@@ -122,7 +123,9 @@ class Found:
     def modality(self, name: str) -> Modality | None:
         """The row the shards were made with, else today's registry row; None for a foreign name."""
         rows = self.dataset.modalities if self.dataset else {}
-        return rows.get(name) or modality_registry().get(name)
+        row, today = rows.get(name), modality_registry().get(name)
+        # How a map is shown is no property of the data: pictures follow today's registry.
+        return row.model_copy(update={"display": today.display}) if row and today else row or today
 
 
 def collect(folder: Path) -> Found:
@@ -155,6 +158,7 @@ def _add_single(found: Found, config: Record) -> None:
 
 def _add_experiment(found: Found) -> None:
     folder, notes = found.folder, found.notes
+    found.title = str(_yaml(folder / "experiment.yaml", notes).get("title", ""))
     if (folder / "shards" / "manifest.json").is_file():
         found.dataset = _dataset(folder / "shards", notes)
     found.shards_config = _yaml(folder / ".launch" / "shards.yaml", notes)

@@ -27,7 +27,7 @@ def header(found: Found) -> Markup:
     return tag(
         "header",
         tag("p", "Pipeline report, ", time.strftime("%Y-%m-%d %H:%M"), class_="eyebrow"),
-        tag("h1", found.folder.resolve().name),
+        tag("h1", found.title or found.folder.resolve().name),
         tag("p", _SINGLE.get(found.single) or _sentence(found), class_="lead"),
         tag("p", SYNTHETIC, class_="notice", role="note") if found.synthetic else None,
         tag("dl", cells, class_="glance"),
