@@ -171,7 +171,7 @@ def _recipe(config: ShardsConfig, source: Source) -> dict[str, Any]:
         "schema": SCHEMA_VERSION,
         "source": source.name,
         "source_fingerprint": source.fingerprint(),
-        "modalities": [modality(n).model_dump(mode="json") for n in source.modalities],
+        "modalities": [modality(n).content() for n in source.modalities],
         **config.model_dump(mode="json", exclude={"kind", "source", "out", "max_bad"}),
         # A mapping's order is lost in JSON, and the order of splits is the order of samples.
         "split_order": list(config.splits),

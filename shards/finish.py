@@ -87,7 +87,7 @@ def finish(
     write_manifest(
         out / MANIFEST,
         {
-            "fingerprint": content_fingerprint(modalities, shards),
+            "fingerprint": content_fingerprint(rows.values(), shards),
             "num_samples": index.num_samples,
             "num_quarantined": sum(len(record["quarantined"]) for record in records),
             "splits": list(config.splits),

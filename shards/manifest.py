@@ -67,12 +67,11 @@ def modalities_of(manifest: Mapping[str, Any]) -> dict[str, Modality]:
     return {row.name: row for row in rows}
 
 
-def content_fingerprint(
-    modalities: Iterable[Mapping[str, Any]], shards: Iterable[Mapping[str, Any]]
-) -> str:
+def content_fingerprint(modalities: Iterable[Modality], shards: Iterable[Mapping[str, Any]]) -> str:
     """Hex digest over what decides a sample's values: registry rows and the shards' digests."""
+    rows = [finite(row.content()) for row in modalities]
     listed = [[s["split"], s["name"], s["num_samples"], s["digest"]] for s in shards]
-    return xxhash.xxh3_128_hexdigest(to_json([SCHEMA_VERSION, list(modalities), listed]))
+    return xxhash.xxh3_128_hexdigest(to_json([SCHEMA_VERSION, rows, listed]))
 
 
 _REMAKE = "remove it and run the same build again: finished shards are kept"

@@ -1,6 +1,6 @@
 """What one modality is: the row of the modality registry."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -80,6 +80,15 @@ class Modality(Frozen):
     def num_classes(self) -> int:
         """Size of the class axis: one more than the largest class value, so values index it."""
         return 1 + max(c.value for c in self.classes)
+
+    def content(self) -> dict[str, Any]:
+        """What decides the stored values, as JSON values.
+
+        Titles, notes, colours and what models take by default may change without making the same
+        shards another data set.
+        """
+        words = {"title", "notes", "display", "patch_px", "statistics"}
+        return self.model_dump(mode="json", exclude=words)
 
     @model_validator(mode="after")
     def _consistent(self) -> "Modality":
