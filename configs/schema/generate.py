@@ -12,10 +12,11 @@ from configs.schema.data import DataConfig
 class GenerateConfig(Frozen):
     """Modalities in, other modalities out, decoded to pixels and scored where truth is there.
 
-    `steps` is the number of decoding iterations per modality; `temperature` 0 takes the most
-    likely token. `num_draws` maps are drawn per sample and summed up by their mean, or per pixel by the
-    most frequent class; texts, places and dates are drawn once. `num_pictures` bounds the rows of the
-    picture sheet.
+    `estimate` decides what a map is: `draw` draws tokens in `steps` rounds at a `temperature` (0 takes
+    the most likely) and sums `num_draws` of them up by their mean, or per pixel by the most frequent
+    class; `expected` decodes each token's expected latent, given the sources alone: no detail that the
+    sources do not tell, and the smaller error. Texts, places and dates are drawn once. `num_pictures`
+    bounds the rows of the picture sheet.
     """
 
     kind: Literal["generate"]
@@ -27,6 +28,7 @@ class GenerateConfig(Frozen):
     split: str = "val"
     num_samples: int = Field(default=64, gt=0)
     batch: int = Field(default=16, gt=0)
+    estimate: Literal["draw", "expected"] = "draw"
     steps: int = Field(default=8, gt=0)
     temperature: float = Field(default=1.0, ge=0)
     num_draws: int = Field(default=1, gt=0)

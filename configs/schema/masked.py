@@ -11,6 +11,7 @@ class MaskedConfig(Frozen):
     `pixels` and `tokens` name what may be an input, `targets` what may be predicted (as tokens).
     Input and target budgets are shared out among a sample's present modalities by a symmetric
     Dirichlet draw (`alpha_input`, `alpha_target`; mixtures: several values, one drawn per sample).
+    `single_input_share` of the samples show one pixel modality alone (4M's "rgb to all").
     `distance_bias` lets most attention heads prefer what is near on the ground, in any modality.
     """
 
@@ -28,6 +29,7 @@ class MaskedConfig(Frozen):
     num_target_tokens: int = Field(default=64, gt=0)
     alpha_input: tuple[float, ...] = (0.2, 1.0)
     alpha_target: tuple[float, ...] = (0.5,)
+    single_input_share: float = Field(default=0.0, ge=0, le=1)
 
     @model_validator(mode="after")
     def _some_input(self) -> "MaskedConfig":

@@ -53,6 +53,11 @@ class Decoder:
         else:
             self._tokenizer = ImageTokenizer.from_pretrained(folder, device)
 
+    def expected(self, probabilities: list[torch.Tensor]) -> list[Value]:
+        """Expected maps from probabilities of codes, [N, V] per sample. For maps only."""
+        assert isinstance(self._tokenizer, ImageTokenizer)
+        return list(self._tokenizer.decode_expected(torch.stack(probabilities)))
+
     def __call__(self, codes: list[np.ndarray]) -> list[Value]:
         """Codes per sample -> maps [C, H, W] in physical units, texts, [lon, lat], or ISO dates."""
         if self.kind == "coordinates":

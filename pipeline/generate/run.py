@@ -18,7 +18,7 @@ from pipeline.engine.distributed import pick_device
 from pipeline.engine.lifecycle import OK, write_atomic
 from pipeline.engine.metrics import say
 from pipeline.generate.decode import Decoder, Value, summarise
-from pipeline.generate.sampler import Sampling, generate_tokens
+from pipeline.generate.sampler import Sampling, expected_tokens, generate_tokens
 from pipeline.generate.scores import MapScore, constant_guess, table
 from pipeline.generate.sheet import write_sheet
 from pipeline.stage2 import artifact
@@ -46,9 +46,12 @@ def generate(config: GenerateConfig) -> int:
         ids = [int(i) for i in indices[start : start + config.batch]]
         contents = [reader.content(i, crop, only=sources) for i in ids]
         for name, stream in targets.items():
-            draws = generate_tokens(model, contents, ids, stream, how)
-            decoded = [decoders[name](codes) for codes in draws]
-            generated = summarise(decoded, dataset.modalities[name])
+            row, decoder = dataset.modalities[name], decoders[name]
+            if config.estimate == "expected" and row.is_map:
+                generated = decoder.expected(expected_tokens(model, contents, stream))
+            else:
+                draws = generate_tokens(model, contents, ids, stream, how)
+                generated = summarise([decoder(codes) for codes in draws], row)
             truths = [_truth(reader, name, i, crop) for i in ids]
             if dataset.modalities[name].is_map:
                 ways = scores.setdefault(name, _ways(dataset, name))

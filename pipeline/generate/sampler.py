@@ -65,6 +65,18 @@ def generate_tokens(
     return [_fill(model, contents, target, how, rngs, first) for rngs in draws]
 
 
+@torch.no_grad()
+def expected_tokens(model: MaskedTransformer, contents: list[Content], target: int) -> list[Tensor]:
+    """How likely each code is at each place, given the content alone: per sample [N, V] on the CPU.
+
+    Not for sequences, whose tokens depend on those before them.
+    """
+    total = model.layout.streams[target].num_positions
+    nothing = [np.zeros(total, dtype=np.int64) for _ in contents]
+    logits = _propose(model, contents, target, nothing, [np.arange(total)] * len(contents))
+    return [rows.softmax(-1) for rows in logits]
+
+
 def _fill(
     model: MaskedTransformer,
     contents: list[Content],

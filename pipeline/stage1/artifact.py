@@ -55,7 +55,16 @@ class ImageTokenizer:
     def decode(self, codes: torch.Tensor) -> np.ndarray:
         """Codes [B, N] -> physical float32 [B, C, H, W], or classes uint8 [B, 1, H, W]."""
         device = next(self.model.parameters()).device
-        out = self.model.decode(codes.to(device)).float()
+        return self._maps(self.model.decode(codes.to(device)))
+
+    @torch.no_grad()
+    def decode_expected(self, probabilities: torch.Tensor) -> np.ndarray:
+        """Maps as `decode` gives them, from probabilities of codes [B, N, V]."""
+        device = next(self.model.parameters()).device
+        return self._maps(self.model.decode_expected(probabilities.to(device)))
+
+    def _maps(self, out: torch.Tensor) -> np.ndarray:
+        out = out.float()
         if self._normaliser:
             return self._normaliser.inverse(out.cpu().numpy())
         if self.modality.nodata is not None:

@@ -86,6 +86,17 @@ class Tokenizer(nn.Module):
         """Codes [B, N] -> normalised pixels [B, C, H, W], or class logits [B, K, H, W]."""
         return self.decoder(self.quantizer.decode(codes))
 
+    def decode_expected(self, probabilities: Tensor) -> Tensor:
+        """What `decode` gives, for codes known by their probabilities [B, N, V] only.
+
+        The decoder sees each token's expected latent. FSQ latents are ordered, so that what lies
+        between two codes is a latent as good as any; decoding codes drawn independently of their
+        neighbours would show the decoder combinations that no image has.
+        """
+        codes = torch.arange(self.quantizer.num_codes, device=probabilities.device)
+        latents = self.quantizer.decode(codes).to(probabilities.dtype)
+        return self.decoder(probabilities @ latents)
+
     def reconstruct(self, x: Tensor) -> Tensor:
         """What is left of a window after a trip through its codes."""
         return self.decoder(self.quantizer(self.encoder(x))[0])

@@ -67,6 +67,9 @@ def select(
             seen[i] = available[i]
         if stream.is_target and not (stream.is_input and stream.kind == "sequence" and role == 0):
             asked[i] = available[i]
+    lone = [i for i in layout.pixels if seen[i]]
+    if lone and rng.random() < config.single_input_share:
+        seen[np.arange(len(seen)) != rng.choice(lone)] = 0
     alpha = float(rng.choice(config.alpha_input))
     num_inputs = draw_budget(rng, seen, config.num_input_tokens, alpha)
     for i, stream in enumerate(streams):

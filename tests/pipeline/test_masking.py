@@ -79,3 +79,14 @@ def test_the_same_generator_gives_the_same_selection():
     first, second = (select(np.random.default_rng(4), LAYOUT, available, config) for _ in range(2))
     assert all((first.inputs[i] == second.inputs[i]).all() for i in first.inputs)
     assert first.targets.keys() == second.targets.keys()
+
+
+def test_a_share_of_the_samples_shows_one_pixel_stream_alone():
+    config = MaskedConfig(tokens=("a",), targets=("a",), single_input_share=0.5)
+    available = np.array([s.num_positions for s in LAYOUT.streams])
+    rng = np.random.default_rng(0)
+    alone = sum(set(select(rng, LAYOUT, available, config).inputs) == {0} for _ in range(400))
+    assert 160 < alone < 260
+    without = available.copy()
+    without[0] = 0
+    assert all(0 not in select(rng, LAYOUT, without, config).inputs for _ in range(50))
