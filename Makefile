@@ -46,7 +46,7 @@ fmt: $(VENV)/.dev ## format and fix what can be fixed
 	$(BIN)/ruff format .
 
 types: $(VENV)/.dev ## pyright
-	$(BIN)/pyright
+	$(BIN)/pyright --pythonpath $(BIN)/python
 
 imports: $(VENV)/.dev ## who may import whom
 	$(BIN)/lint-imports
