@@ -1,5 +1,6 @@
 """Tokens -> what they stand for: maps in physical units, words, places, days."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +16,14 @@ from pipeline.stage1.text import TextTokenizer
 Value = np.ndarray | str
 
 
-def summarise(draws: list[list[Value]], row: Modality) -> list[Value]:
+def summarise(draws: Sequence[Sequence[Value]], row: Modality) -> list[Value]:
     """One value per sample from several draws.
 
     Continuous maps: their mean, the guess of least squared error. Class maps: the most frequent
     class per pixel. Everything else: the first draw.
     """
     if len(draws) == 1 or not row.is_map:
-        return draws[0]
+        return list(draws[0])
     maps = np.stack([np.stack([np.asarray(v) for v in draw]) for draw in draws])
     if row.kind == "image":
         return list(maps.mean(axis=0))
