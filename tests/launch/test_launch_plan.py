@@ -62,7 +62,7 @@ def test_an_experiment_hands_its_changes_to_the_steps() -> None:
     assert isinstance(config, Stage2Config)
     assert config.engine.num_steps == 10
     assert "engine.num_steps=10" in steps["stage2"].args
-    assert "tokenizer.patch_px=4" in steps["stage1/Landsat"].args
+    assert "tokenizer.patch_px=2" in steps["stage1/Landsat"].args
 
 
 def test_the_planned_command_loads_to_the_planned_configuration() -> None:

@@ -18,7 +18,9 @@ def folder(tmp_path: Path) -> Path:
     for name in ("done", "half", "new"):
         run = tmp_path / "experiment" / name
         run.mkdir(parents=True)
-        config = load_config("configs/stage2/small.yaml", ["engine.num_steps=100"])
+        config = load_config(
+            "configs/stage2/small.yaml", ["engine.num_steps=100", "engine.global_batch=32"]
+        )
         (run / "config.yaml").write_text(to_yaml(config))
     (tmp_path / "experiment" / "done" / "DONE").write_text('{"step": 100}')
     half = tmp_path / "experiment" / "half"
