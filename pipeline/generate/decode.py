@@ -1,5 +1,6 @@
 """Tokens -> what they stand for: maps in physical units, words, places, days."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -32,14 +33,17 @@ def summarise(draws: Sequence[Sequence[Value]], row: Modality) -> list[Value]:
 
 
 class Decoder:
-    """The stage-1 decoder of one modality, as a stage-2 model's layout names it."""
+    """The stage-1 decoder of one modality, as a stage-2 model's layout names it.
 
-    def __init__(self, info: dict[str, Any], device: torch.device):
+    `shards` is the shard set whose tokens the model was trained on; tokenizers are found from there.
+    """
+
+    def __init__(self, info: dict[str, Any], shards: Path, device: torch.device):
         self.kind = info["kind"]
         self._tokenizer: ImageTokenizer | TextTokenizer | None = None
         if info["artifact"] is None:
             return
-        folder = Path(info["artifact"])
+        folder = Path(os.path.normpath(shards / info["artifact"]))
         if not (folder / "config.json").is_file():
             raise RunError(
                 f"the tokenizer of {info['modality']} is not in {folder} any more; restore it"

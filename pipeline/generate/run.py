@@ -35,7 +35,9 @@ def generate(config: GenerateConfig) -> int:
     layout = model.layout
     sources = _source_streams(layout, config.source)
     targets = {name: _target_stream(layout, name) for name in config.target}
-    decoders = {name: Decoder(layout.token_info[name], device) for name in config.target}
+    decoders = {
+        name: Decoder(layout.token_info[name], config.data.shards, device) for name in config.target
+    }
     reader = SampleReader(dataset, layout, normalisers)
     indices = _choose(dataset, config)
     how = Sampling(config.steps, config.temperature, config.seed, config.num_draws)

@@ -6,6 +6,7 @@ Ranks take shards in turn; a shard is committed whole, so stopping and starting 
 of ranks, repeats no finished shard and changes no byte.
 """
 
+import os
 import time
 from collections import defaultdict
 from collections.abc import Callable
@@ -141,7 +142,8 @@ def _tokenizer(
             f"{name} needs a trained tokenizer; write tokenizers.{name}=STAGE1_RUN_FOLDER"
         )
     artifact = config.tokenizers[name] / "artifact"
-    info |= {"artifact": str(artifact)}
+    # As seen from the shard set, so that an experiment's folder can be moved as a whole.
+    info |= {"artifact": os.path.relpath(artifact, config.data.shards)}
     if row.kind == "text":
         text = TextTokenizer.from_pretrained(artifact)
         info |= {
