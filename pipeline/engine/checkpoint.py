@@ -7,8 +7,8 @@
         rng-0000.pt                 torch's generators of each rank
       step-00000300.tmp/            being written, or left by a crash; swept by the next save
 
-Saving: all ranks write into the temporary folder, vote that they succeeded, rank 0 writes the
-manifest, flushes, renames. Loading: rank 0 finds the newest commit that verifies and tells the others.
+Saving: room is checked, all ranks write into the temporary folder and meet, rank 0 writes the manifest,
+flushes, renames. Loading: rank 0 finds the newest commit that verifies and tells the others.
 """
 
 import json
@@ -47,21 +47,26 @@ class CheckpointStore:
     def __init__(self, folder: Path, world: World, keep_last: int):
         self.folder, self._world, self._keep_last = folder, world, keep_last
 
-    def save(self, commit: Commit, write_parts: Callable[[Path], None]) -> Path:
+    def save(
+        self, commit: Commit, write_parts: Callable[[Path], None], needed_bytes: int = 0
+    ) -> Path:
         """Write and commit. All ranks must call it; `write_parts(folder)` writes each rank's part.
 
-        Raises CheckpointError on every rank when any rank could not write; earlier commits stay.
+        Raises CheckpointError on every rank when `needed_bytes` are not free or any rank could not
+        write; earlier commits stay.
         """
         final = self.folder / f"step-{commit.step:08d}"
         temporary = final.with_suffix(".tmp")
         problem: str | None = None
         if self._world.is_main:
-            problem = _attempt(lambda: self._prepare(temporary))
+            problem = _attempt(lambda: self._prepare(temporary, needed_bytes))
         problem = self._world.broadcast(problem)
         if problem is None:
+            # Writing has collectives of its own. A rank that fails in it must not go on to a vote that
+            # the others, still waiting inside, would never reach: it leaves, and that ends their wait.
             problem = _attempt(lambda: self._write_rank(temporary, write_parts))
-            problems = [p for p in self._world.gather(problem) if p]
-            problem = problems[0] if problems else None
+            if problem is None:
+                problem = _attempt(self._world.barrier)
         if problem is None:
             if self._world.is_main:
                 problem = _attempt(lambda: self._commit(commit, temporary, final))
@@ -103,10 +108,15 @@ class CheckpointStore:
             )
         return None
 
-    def _prepare(self, temporary: Path) -> None:
+    def _prepare(self, temporary: Path, needed_bytes: int) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         for stale in (*self.folder.glob("*.tmp"), *self.folder.glob("*.trash")):
             shutil.rmtree(stale)
+        free = shutil.disk_usage(self.folder).free
+        if free < needed_bytes:
+            raise OSError(
+                f"{needed_bytes / 1e6:.1f} MB are needed and {free / 1e6:.1f} MB are free"
+            )
         temporary.mkdir()
 
     def _write_rank(self, temporary: Path, write_parts: Callable[[Path], None]) -> None:

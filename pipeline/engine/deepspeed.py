@@ -114,6 +114,11 @@ class DeepSpeedEngine:
         applied = bool(self._engine.was_step_applied())
         return StepInfo(applied, float(norm) if norm is not None else float("nan"))
 
+    @property
+    def state_bytes(self) -> int:
+        """About how many bytes `save` writes over all ranks: weights, fp32 copies, two moments."""
+        return sum(p.numel() * (p.element_size() + 12) for p in self.model.parameters())
+
     def save(self, folder: Path) -> None:
         """Write this rank's part of model and optimizer. All ranks must call it."""
         self._engine.save_checkpoint(str(folder), tag=TAG, save_latest=False)

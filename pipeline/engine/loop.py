@@ -223,7 +223,7 @@ class _Run:
         commit = Commit(
             self.step, self.cursor, self.world.size, self.identity, lifecycle.versions()
         )
-        self.store.save(commit, self.engine.save)
+        self.store.save(commit, self.engine.save, self.engine.state_bytes)
         self.committed_step = self.step
 
     def _check_diverged(self, skipped: int) -> None:
