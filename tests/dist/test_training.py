@@ -1,0 +1,156 @@
+"""Training on real ranks under ZeRO-2: the same curve whatever happens on the way."""
+
+import json
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from pipeline.engine.checkpoint import verify
+from tests.dist.ranks import Ranks, run_ranks
+
+pytestmark = pytest.mark.dist
+
+
+def curve(folder: Path) -> dict[int, float]:
+    """Training loss by step."""
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    steps = [line["step"] for line in lines if "loss" in line]
+    assert steps == sorted(set(steps)), "a step is reported twice"
+    return {line["step"]: line["loss"] for line in lines if "loss" in line}
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tokens, tmp_path_factory, request):
+    """The loss curve of a run that nothing happened to, at 2 ranks."""
+    cache: dict[int, dict[int, float]] = {}
+
+    def get(argv: list[str], world: int = 2) -> dict[int, float]:
+        if world not in cache:
+            folder = tmp_path_factory.mktemp(f"undisturbed-{world}")
+            run_ranks([*argv, f"out={folder / 'run'}"], world, folder / "logs")
+            cache[world] = curve(folder / "run")
+        return cache[world]
+
+    return get
+
+
+def test_killed_and_started_again_it_ends_where_it_would_have(stage2_argv, undisturbed, tmp_path):
+    argv, out = stage2_argv
+    ranks = Ranks(argv, 2, tmp_path / "first")
+    ranks.wait_for(out / "checkpoints" / "step-00000004" / "MANIFEST.json")
+    ranks.kill()
+    assert not (out / "DONE").exists()
+    output = run_ranks(argv, 2, tmp_path / "second")
+    assert "goes on from step" in output
+    assert curve(out) == undisturbed(argv)
+    again = run_ranks(argv, 2, tmp_path / "third")
+    assert "already done" in again
+
+
+def test_a_signal_to_one_rank_commits_on_all_and_asks_to_be_requeued(
+    stage2_argv, undisturbed, tmp_path
+):
+    argv, out = stage2_argv
+    ranks = Ranks(argv, 2, tmp_path / "first")
+    ranks.wait_for(out / "checkpoints" / "step-00000004" / "MANIFEST.json")
+    ranks.signal(signal.SIGUSR2, 1)
+    assert ranks.wait() == [75, 75], ranks.output()
+    run_ranks(argv, 2, tmp_path / "second")
+    assert curve(out) == undisturbed(argv)
+
+
+def test_a_damaged_commit_is_passed_over_loudly(stage2_argv, undisturbed, tmp_path):
+    argv, out = stage2_argv
+    ranks = Ranks(argv, 2, tmp_path / "first")
+    ranks.wait_for(out / "checkpoints" / "step-00000008" / "MANIFEST.json")
+    ranks.kill()
+    newest = sorted((out / "checkpoints").glob("step-*"))[-1]
+    victim = next(newest.glob("zero/*optim_states.pt"))
+    victim.write_bytes(victim.read_bytes()[:-100])
+    output = run_ranks(argv, 2, tmp_path / "second")
+    assert f"{victim.name} has" in output
+    assert "trying the commit before it" in output
+    assert curve(out) == undisturbed(argv)
+
+
+def test_without_any_whole_commit_it_refuses_and_says_what_to_do(stage2_argv, tmp_path):
+    argv, out = stage2_argv
+    run_ranks([*argv, "engine.num_steps=4"], 2, tmp_path / "first")
+    (out / "DONE").unlink()
+    for commit in (out / "checkpoints").glob("step-*"):
+        next(commit.glob("zero/*model_states.pt")).unlink()
+    ranks = Ranks(argv, 2, tmp_path / "second")
+    assert ranks.wait() == [2, 2]
+    assert "is missing" in ranks.output()
+    assert "Restore the missing files" in ranks.output()
+    assert list((out / "checkpoints").glob("step-*")), "nothing may be deleted"
+
+
+def test_one_and_two_ranks_have_the_same_losses(stage2_argv, undisturbed):
+    argv, _ = stage2_argv
+    one, two = undisturbed(argv, 1), undisturbed(argv, 2)
+    assert one.keys() == two.keys()
+    for step in one:
+        assert two[step] == pytest.approx(one[step], rel=2e-6)
+
+
+def test_micro_batches_change_nothing(stage2_argv, undisturbed, tmp_path):
+    argv, out = stage2_argv
+    run_ranks([*argv, "engine.micro_batch=2"], 1, tmp_path / "logs")
+    accumulated = curve(out)
+    for step, loss in undisturbed(argv, 1).items():
+        assert accumulated[step] == pytest.approx(loss, rel=2e-6)
+
+
+@pytest.mark.parametrize("change", ["engine.zero_stage=1", "engine.precision=bf16"])
+def test_other_engines_learn_the_same(stage2_argv, undisturbed, tmp_path, change):
+    argv, out = stage2_argv
+    run_ranks([*argv, change], 2, tmp_path / "logs")
+    tolerance = 2e-6 if "zero" in change else 0.05  # 8 bits of mantissa, 12 steps
+    for step, loss in undisturbed(argv).items():
+        assert curve(out)[step] == pytest.approx(loss, rel=tolerance)
+
+
+def test_a_changed_model_is_not_resumed(stage2_argv, tmp_path):
+    argv, out = stage2_argv
+    run_ranks([*argv, "engine.num_steps=4"], 1, tmp_path / "first")
+    ranks = Ranks([*argv, "masked.width=48"], 1, tmp_path / "second")
+    assert ranks.wait() == [2]
+    assert "masked.width was 32 and is 48" in ranks.output()
+    assert (out / "checkpoints" / "step-00000004").is_dir()
+
+
+def test_two_runs_in_one_folder_are_refused(stage2_argv, tmp_path):
+    argv, out = stage2_argv
+    first = Ranks([*argv, "engine.num_steps=5000"], 1, tmp_path / "first")
+    try:
+        first.wait_for(out / "metrics.jsonl")
+        second = Ranks(argv, 1, tmp_path / "second")
+        assert second.wait() == [2]
+        assert "is in use by process" in second.output()
+    finally:
+        first.kill()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small file system needs root")
+def test_a_full_disk_costs_nothing_that_was_committed(stage2_argv, undisturbed, tmp_path):
+    argv, out = stage2_argv
+    out.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", out], check=True)
+    try:
+        ranks = Ranks(argv, 2, tmp_path / "first")
+        assert ranks.wait() == [2, 2], ranks.output()
+        assert "could not be committed" in ranks.output()
+        assert "free some space" in ranks.output()
+        left = sorted((out / "checkpoints").iterdir())
+        assert left
+        assert all(verify(folder).step for folder in left)
+        subprocess.run(["mount", "-o", "remount,size=64m", out], check=True)
+        output = run_ranks(argv, 2, tmp_path / "second")
+        assert f"goes on from step {int(left[-1].name[5:])}:" in output
+        assert curve(out) == undisturbed(argv)
+    finally:
+        subprocess.run(["umount", out], check=True)
