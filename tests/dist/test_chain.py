@@ -54,7 +54,16 @@ def experiment(tmp_path_factory):
 
 
 def run_all(path):
-    command = [sys.executable, "-m", "launch.submit", "all", "--config", str(path), "--cluster", "local"]
+    command = [
+        sys.executable,
+        "-m",
+        "launch.submit",
+        "all",
+        "--config",
+        str(path),
+        "--cluster",
+        "local",
+    ]
     started = time.monotonic()
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=400)
     assert result.returncode == 0, result.stdout + result.stderr

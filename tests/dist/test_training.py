@@ -139,7 +139,9 @@ def test_two_runs_in_one_folder_are_refused(stage2_argv, tmp_path):
 def test_a_full_disk_costs_nothing_that_was_committed(stage2_argv, undisturbed, tmp_path):
     argv, out = stage2_argv
     out.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", out], check=True)
+    mount = ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(out)]
+    if subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("this machine does not let us mount a tmpfs")
     try:
         ranks = Ranks(argv, 2, tmp_path / "first")
         assert ranks.wait() == [2, 2], ranks.output()
