@@ -35,14 +35,15 @@ def plan_command(config: ConfigOption, overrides: Overrides = None, as_json: Jso
 
     settings = _settings(config, overrides)
     plan, _ = load_or_make_plan(settings, open_source(settings.source))
+    every = plan.shards
     rows = [
         {
             "split": split,
-            "shards": len(shards := [s for s in plan.shards if s.split == split]),
-            "samples": sum(len(s.refs) for s in shards),
+            "shards": len(shards := [s for s in every if s.split == split]),
+            "samples": count,
             "source_mb": round(sum(s.num_bytes for s in shards) / 1e6, 1),
         }
-        for split in settings.splits
+        for split, count in plan.counts.items()
     ]
     if as_json:
         _print_json({"digest": plan.digest, "num_samples": plan.num_samples, "splits": rows})

@@ -3,10 +3,11 @@
 One process, or as many as MPI started; the bytes are the same. What is committed is never done
 again, so a killed, failed or repeated build goes on where it was, with any number of ranks.
 
-A sample that cannot be read is tried once more and then quarantined: it is left out, with its reason
-in `quarantine.jsonl`, and the samples behind it in the shard move up one slot. The slots of a shard
-therefore depend on the plan and on which of its samples are unusable, and on nothing else. More than
-`max_bad` of them end the build; the shard that would exceed the bound is not committed.
+What cannot be read is tried once more and then left out, with its reason in `quarantine.jsonl`: of
+a sample only the modality concerned, whose presence bit is cleared; the sample itself when nothing of
+it is usable, and then those behind it in the shard move up one slot. The slots of a shard therefore
+depend on the plan and on which of its samples are unusable, and on nothing else. More than `max_bad`
+faults end the build; the shard that would exceed the bound is not committed.
 """
 
 import contextlib
@@ -20,15 +21,15 @@ from pathlib import Path
 from typing import Any
 
 from configs.errors import ConfigError
-from configs.registry import modality
 from configs.schema import ShardsConfig
 from shards import finish
 from shards.errors import ShardError
 from shards.files import disk_errors, finite, sweep
-from shards.fill import Done, Site, Task, TooManyBad, fill_shard, open_site, read_record, too_many
+from shards.fill import Done, Site, Task, TooManyBad, fill_shard, open_site, too_many
 from shards.manifest import EXTRA, MANIFEST, PLAN, SCHEMA_VERSION, read_manifest
 from shards.plan import Plan, PlannedShard, load_plan, plan, save_plan
 from shards.progress import Progress
+from shards.record import Fault, read_record
 from shards.schedule import Comm, Leader, follow
 from shards.sources import Source
 
@@ -87,7 +88,7 @@ def load_or_make_plan(config: ShardsConfig, source: Source) -> tuple[Plan, dict[
         return stored, recipe
     if (config.out / MANIFEST).exists():
         raise ShardError(f"{config.out} holds a data set without a plan; choose another `out`")
-    return plan(source.refs(), config), recipe
+    return plan(source.listing(), config), recipe
 
 
 class _Build:
@@ -96,9 +97,10 @@ class _Build:
     def __init__(self, config: ShardsConfig, comm: Comm | None, quiet: bool) -> None:
         self.config = config
         self.quiet = quiet
-        self.bad: list[dict[str, str]] = []
+        self.bad: list[Fault] = []
         self.leader = Leader(comm, self._brief, self._accept)
         self.progress: Progress | None = None
+        self.plan: Plan | None = None
 
     def run(self) -> BuildResult:
         start_s = time.monotonic()
@@ -112,13 +114,14 @@ class _Build:
             if not finish.is_whole(self.config.out):
                 missing = self._missing(site, the_plan)
                 if missing:
+                    self.plan = the_plan
                     self._write(site, missing)
                 finish.finish(self.config, the_plan, recipe, site.rows, site.parts)
             manifest = read_manifest(self.config.out / MANIFEST)
         return BuildResult(
             out=self.config.out,
             num_samples=manifest["num_samples"],
-            num_shards=len(the_plan.shards),
+            num_shards=len(manifest["shards"]),
             num_built=len(missing),
             num_quarantined=manifest["num_quarantined"],
             fingerprint=manifest["fingerprint"],
@@ -133,7 +136,7 @@ class _Build:
             if record is None:
                 missing.append(shard)
             else:
-                self.bad += record["quarantined"]
+                self.bad += record.faults
         if len(self.bad) > self.config.max_bad:
             raise too_many(self.config, self.bad, [])
         return missing
@@ -144,17 +147,18 @@ class _Build:
         # Largest first keeps the last rank from starting a big shard when the others are done.
         ordered = sorted(missing, key=lambda s: (-s.num_bytes, s.path))
         try:
-            with Progress(sum(len(s.refs) for s in missing), quiet=self.quiet) as self.progress:
+            with Progress(sum(s.num_samples for s in missing), quiet=self.quiet) as self.progress:
                 self.leader.run(ordered, lambda task, idle: fill_shard(site, task, idle))
         except TooManyBad as error:
-            finish.write_quarantine(self.config.out, self.bad + error.offenders)
+            finish.write_quarantine(self.config.out, self.bad + list(error.offenders))
             raise
 
     def _brief(self, shard: PlannedShard) -> Task:
-        return Task(shard, len(self.bad))
+        assert self.plan is not None
+        return Task(shard, self.plan.refs(shard), len(self.bad))
 
     def _accept(self, done: Done) -> None:
-        self.bad += done.quarantined
+        self.bad += done.faults
         self._advance(done.num_samples, done.num_bytes)
         # Two ranks may each have kept within the bound they knew of.
         if len(self.bad) > self.config.max_bad:
@@ -171,10 +175,10 @@ def _recipe(config: ShardsConfig, source: Source) -> dict[str, Any]:
         "schema": SCHEMA_VERSION,
         "source": source.name,
         "source_fingerprint": source.fingerprint(),
-        "modalities": [modality(n).content() for n in source.modalities],
+        "modalities": [row.content() for row in source.rows.values()],
         **config.model_dump(mode="json", exclude={"kind", "source", "out", "max_bad"}),
         # A mapping's order is lost in JSON, and the order of splits is the order of samples.
-        "split_order": list(config.splits),
+        "split_order": list(config.splits) if config.splits != "source" else "source",
     }
     return finite(values)
 

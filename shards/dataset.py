@@ -5,34 +5,29 @@
         parts = ds.read(i, ["S2L2A", "LULC"])          # {"S2L2A": array (12, H, W), ...}
 
 A data set exists when its manifest does. Samples are numbered in manifest order: by split, shard,
-slot. Modalities added later (`extra/<name>`) are read by name like any other. Files are opened when
-they are first needed, once per thread, so a Dataset may be shared by threads, forked workers and,
-by pickling, spawned ones.
+slot. Modalities added later (`extra/<name>`) are read by name like any other. A Dataset may be shared
+by threads, forked workers and, by pickling, spawned ones.
 """
 
+import bisect
 import functools
 import json
-import os
-import threading
-from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import xxhash
 
 from configs.registry import BandStatistics
 from configs.schema.modality import Modality
-from shards.codec import META_PART, decode_meta, decode_part
+from shards.codec import META_PART, decode_meta
 from shards.errors import DamagedError, ShardError
 from shards.index import ShardIndex, read_index
 from shards.manifest import EXTRA, INDEX, MANIFEST, modalities_of, read_manifest
+from shards.reading import TarFiles, Wanted, read_parts
 from shards.sample import Part, SampleMeta
 from shards.tar import BLOCK_BYTES
-
-_MAX_OPEN_FILES = 64
 
 
 def open_dataset(path: str | Path, *, verify: bool = True) -> "Dataset":
@@ -50,6 +45,7 @@ class _Store:
 
     index: ShardIndex
     tars: tuple[str, ...]
+    tar_bytes: tuple[int, ...]
 
 
 class Dataset:
@@ -85,7 +81,8 @@ class Dataset:
         self.splits = np.repeat(
             np.array([split for split, _ in self._shards]), np.diff(self._starts)
         )
-        self._files = _Files()
+        self._bounds: list[int] = self._starts.tolist()
+        self._files = TarFiles()
         self._stores: dict[str, tuple[_Store, int]] = {}
         self._extra_manifests: dict[str, dict[str, Any]] = {}
         self._own = self._add_store(path, self.manifest, verify)
@@ -104,7 +101,7 @@ class Dataset:
     def present(self, name: str) -> np.ndarray:
         """Which samples have the modality or extra: bool [N]. Raises ShardError for other names."""
         store, p = self._find(name)
-        return (store.index.records["present"] >> np.uint32(p) & np.uint32(1)).astype(bool)
+        return (store.index.present >> np.uint32(p) & np.uint32(1)).astype(bool)
 
     def select(self, split: str | None = None, require: Iterable[str] = ()) -> np.ndarray:
         """Samples of a split (None: of all) that have every required modality: int64, ascending.
@@ -123,24 +120,32 @@ class Dataset:
             chosen &= self.present(name)
         return np.flatnonzero(chosen).astype(np.int64)
 
-    def read(self, i: int, names: Iterable[str]) -> dict[str, Part]:
+    def read(
+        self, i: int, names: Iterable[str], into: Mapping[str, np.ndarray] | None = None
+    ) -> dict[str, Part]:
         """The named parts of sample `i`, those it has; every other byte stays on disk.
 
-        Arrays are writable and the caller's own. Raises DamagedError, naming the file, the offset
-        and the sample, when bytes differ from their digest.
+        Arrays are writable and the caller's own. An array in `into`, such as a row of a batch, is
+        filled in place where it has the part's type and shape. Raises DamagedError, naming the file,
+        the offset and the sample, when bytes differ from their digest.
         """
-        parts: dict[str, Part] = {}
+        self._check_number(i)
+        by_store: dict[int, tuple[_Store, list[tuple[int, str]]]] = {}
         for name in names:
             store, p = self._find(name)
-            if self._is_present(store, p, i):
-                extension = store.index.parts[p].partition(".")[2]
-                parts[name] = self._decoded(store, p, i, functools.partial(decode_part, extension))
+            by_store.setdefault(id(store), (store, []))[1].append((p, name))
+        parts: dict[str, Part] = {}
+        for store, columns in by_store.values():
+            parts |= self._read_store(store, i, columns, into or {})
         return parts
 
     def meta(self, i: int) -> SampleMeta:
         """Where and when sample `i` was seen. Raises DamagedError as `read` does."""
-        p = self._own.index.parts.index(META_PART)
-        return self._decoded(self._own, p, i, decode_meta)
+        self._check_number(i)
+        column = self._own.index.parts.index(META_PART)
+        found = self._read_store(self._own, i, [(column, META_PART)], {})[META_PART]
+        assert isinstance(found, str)
+        return decode_meta(found)
 
     def location(self, i: int) -> tuple[str, str, int]:
         """Split, shard and slot of sample `i`."""
@@ -187,7 +192,7 @@ class Dataset:
                 raise ShardError(f"{folder / INDEX}: belongs to another manifest; build again")
             _check_sizes(folder, manifest)
         tars = tuple(str(folder / split / f"{name}.tar") for split, name in self._shards)
-        store = _Store(index, tars)
+        store = _Store(index, tars, tuple(shard["tar_bytes"] for shard in manifest["shards"]))
         for p, part in enumerate(index.parts):
             if part != META_PART:
                 self._stores[part.partition(".")[0]] = (store, p)
@@ -210,30 +215,34 @@ class Dataset:
             )
         return self._stores[name]
 
-    def _is_present(self, store: _Store, p: int, i: int) -> bool:
-        self._check_number(i)
-        return bool(int(store.index.records["present"][i]) >> p & 1)
-
     def _shard_number(self, i: int) -> int:
-        return int(np.searchsorted(self._starts, i, side="right")) - 1
+        return bisect.bisect_right(self._bounds, i) - 1
 
     def _check_number(self, i: int) -> None:
         if not 0 <= i < self.num_samples:
             raise IndexError(f"sample {i} of {self.num_samples}")
 
-    def _decoded(self, store: _Store, p: int, i: int, decode: Any) -> Any:
-        path = store.tars[self._shard_number(i)]
-        entry = store.index.records["parts"][i, p]
-        offset = int(entry["block"]) * BLOCK_BYTES
+    def _read_store(
+        self,
+        store: _Store,
+        i: int,
+        columns: list[tuple[int, str]],
+        into: Mapping[str, np.ndarray],
+    ) -> dict[str, Part]:
+        index, shard = store.index, self._shard_number(i)
+        present, entries = int(index.present[i]), index.entries[i].tolist()
+        wanted = []
+        for p, name in sorted(columns):
+            if present >> p & 1:
+                block, size, digest = entries[p]
+                wanted.append(Wanted(name, index.parts[p], block * BLOCK_BYTES, size, digest))
+        path = store.tars[shard]
         try:
-            data = self._files.read(path, offset, int(entry["size"]))
-            if xxhash.xxh3_64_intdigest(data) != int(entry["digest"]):
-                raise DamagedError("the bytes differ from their digest")
-            return decode(data)
+            return read_parts(self._files, path, store.tar_bytes[shard], wanted, into)
         except (DamagedError, OSError) as error:
             raise DamagedError(
-                f"{path}, offset {offset}, {self.keys[i]}.{store.index.parts[p]}: {error}; remove "
-                f"{Path(path).name} and its .idx and run the same build again: it makes the shard anew"
+                f"{path}, sample {self.keys[i]}: {error}; remove {Path(path).name} and its .idx "
+                "and run the same build again: it makes the shard anew"
             ) from error
 
 
@@ -247,44 +256,6 @@ def _check_sizes(folder: Path, manifest: dict[str, Any]) -> None:
                 f"{tar}: {state}, {shard['tar_bytes']} bytes expected; run the same build again: "
                 "it makes this shard anew"
             )
-
-
-class _Files(threading.local):
-    """Open tars of one thread, the least recently used closed first.
-
-    Per thread, because a descriptor closed here could be another file by the time another thread
-    reads from it. `pread` keeps no position, so descriptors inherited by a fork stay right.
-    """
-
-    def __init__(self) -> None:
-        self._open: OrderedDict[str, _Descriptor] = OrderedDict()
-
-    def read(self, path: str, offset: int, size: int) -> bytearray:
-        """Exactly `size` bytes. Raises DamagedError when the file ends before."""
-        descriptor = self._open.pop(path, None) or _Descriptor(path)
-        self._open[path] = descriptor
-        if len(self._open) > _MAX_OPEN_FILES:
-            self._open.popitem(last=False)
-        # A bytearray, because arrays decoded in place are then writable without a copy.
-        data = bytearray(size)
-        view, done = memoryview(data), 0
-        while done < size:
-            count = os.preadv(descriptor.fd, [view[done:]], offset + done)
-            if count == 0:
-                raise DamagedError(f"the file ends {size - done} bytes early")
-            done += count
-        return data
-
-
-class _Descriptor:
-    """A file descriptor closed with its last reference."""
-
-    def __init__(self, path: str) -> None:
-        self.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-
-    def __del__(self) -> None:
-        if hasattr(self, "fd"):
-            os.close(self.fd)
 
 
 def samples_table(dataset: Dataset) -> dict[str, list[Any]]:

@@ -18,7 +18,7 @@ from shards.codec import encode_npy
 from shards.dataset import Dataset
 from shards.errors import ShardError
 from shards.files import finite, sweep, to_json, write_atomic
-from shards.index import committed, concatenate
+from shards.index import committed, write_joined
 from shards.manifest import EXTRA, INDEX, MANIFEST, write_manifest
 from shards.writer import ShardWriter
 
@@ -83,8 +83,7 @@ class ExtraWriter:
         # With all shards there nobody writes any more, so temporaries are leftovers.
         for folder in (self.folder, *(p for p in self.folder.iterdir() if p.is_dir())):
             sweep(folder)
-        index = concatenate(list(indices.values()))
-        write_atomic(self.folder / INDEX, index.to_bytes())
+        index_digest = write_joined(self.folder / INDEX, list(indices.values()))
         shards = [
             {
                 "split": split,
@@ -102,8 +101,8 @@ class ExtraWriter:
             "info": self.info,
             "dataset": self.dataset.fingerprint,
             "fingerprint": xxhash.xxh3_128_hexdigest(to_json([self.info, shards])),
-            "num_present": int((index.records["present"] & 1).sum()),
-            "index_digest": index.digest,
+            "num_present": sum(int((i.present & 1).sum()) for i in indices.values()),
+            "index_digest": index_digest,
             "shards": shards,
         }
         write_manifest(self.folder / MANIFEST, manifest)

@@ -18,7 +18,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from shards.errors import ShardError
+
+Pieces = Iterator[bytes | memoryview]
+
+
+def raw(array: np.ndarray) -> memoryview:
+    """The bytes of a contiguous array, not copied."""
+    return array.reshape(-1).view(np.uint8).data
 
 
 def temporary_name(path: Path) -> Path:
@@ -48,13 +57,14 @@ def write_all(fd: int, data: bytes | bytearray | memoryview) -> None:
         view = view[os.write(fd, view) :]
 
 
-def write_temporary(path: Path, data: bytes) -> Path:
+def write_temporary(path: Path, data: bytes | Pieces) -> Path:
     """Write `data` under a temporary name and fsync it; returns that name, ready for a rename."""
     temporary = temporary_name(path)
     try:
         fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
         try:
-            write_all(fd, data)
+            for piece in (data,) if isinstance(data, bytes) else data:
+                write_all(fd, piece)
             os.fsync(fd)
         finally:
             os.close(fd)
@@ -64,12 +74,36 @@ def write_temporary(path: Path, data: bytes) -> Path:
     return temporary
 
 
-def write_atomic(path: Path, data: bytes) -> None:
-    """Replace `path` by `data` in one step. Raises ShardError when the disk refuses."""
+def write_atomic(path: Path, data: bytes | Pieces) -> None:
+    """Replace `path` by `data` (bytes, or pieces one after the other) in one step.
+
+    Raises ShardError when the disk refuses.
+    """
     with disk_errors(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
         write_temporary(path, data).rename(path)
         fsync_folder(path.parent)
+
+
+@contextlib.contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """A temporary path for a library to write to; it becomes `path` when the block ends well.
+
+    Raises ShardError when the disk refuses.
+    """
+    temporary = temporary_name(path)
+    with disk_errors(path.parent):
+        try:
+            yield temporary
+            fd = os.open(temporary, os.O_RDONLY)
+            try:
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+            temporary.rename(path)
+            fsync_folder(path.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

@@ -3,7 +3,8 @@
     quarantine.jsonl, index.bin, samples.parquet, and last manifest.json, each written atomically
 
 Everything is gathered from the shards' indices and records in manifest order, so the files do not
-depend on who wrote which shard or how often the build was stopped.
+depend on who wrote which shard or how often the build was stopped. Shards pass one by one: memory does
+not grow with their number.
 """
 
 import importlib.metadata
@@ -15,8 +16,8 @@ from typing import Any
 from configs.schema import ShardsConfig
 from configs.schema.modality import Modality
 from shards.errors import ShardError
-from shards.files import finite, to_json, write_atomic
-from shards.index import ShardIndex, concatenate, index_path, read_index
+from shards.files import atomic_path, finite, to_json, write_atomic
+from shards.index import ShardIndex, index_path, read_index, write_joined
 from shards.manifest import (
     INDEX,
     MANIFEST,
@@ -26,9 +27,11 @@ from shards.manifest import (
     write_manifest,
 )
 from shards.plan import Plan, PlannedShard
+from shards.record import Fault, Record, require_record
 from shards.stats import Statistics
 
 QUARANTINE = "quarantine.jsonl"
+_ROW_GROUP = 65536
 _LIBRARIES = ("numpy", "blosc2", "xxhash", "pyarrow")
 
 
@@ -60,18 +63,15 @@ def finish(
 ) -> None:
     """Write the data set's own files. Raises ShardError when a shard's files contradict each other."""
     out = config.out
-    indices: list[ShardIndex] = []
-    records: list[dict[str, Any]] = []
-    for shard in plan.shards:
-        tar = out / f"{shard.path}.tar"
-        indices.append(read_index(index_path(tar)))
-        records.append(json.loads(tar.with_suffix(".json").read_bytes()))
-    index = concatenate(indices)
-    if index.parts != tuple(parts):
+    tars = [out / f"{shard.path}.tar" for shard in plan.shards]
+    indices = [read_index(index_path(tar)) for tar in tars]
+    if indices[0].parts != tuple(parts):
         raise ShardError(f"{out}: the shards hold other parts than {', '.join(parts)}")
-    write_quarantine(out, [bad for record in records for bad in record["quarantined"]])
-    write_atomic(out / INDEX, index.to_bytes())
-    write_atomic(out / SAMPLES, _samples_table(plan.shards, indices, records))
+    gathered = _Gathered(rows)
+    with atomic_path(out / SAMPLES) as temporary:
+        gathered.write_samples(temporary, plan.shards, tars, indices)
+    write_quarantine(out, gathered.faults)
+    index_digest = write_joined(out / INDEX, indices)
     shards = [
         {
             "split": shard.split,
@@ -82,19 +82,19 @@ def finish(
         }
         for shard, found in zip(plan.shards, indices, strict=True)
     ]
-    statistics = _statistics(plan.shards, records, rows)
+    statistics = gathered.statistics
     modalities = finite([row.model_dump(mode="json") for row in rows.values()])
     write_manifest(
         out / MANIFEST,
         {
             "fingerprint": content_fingerprint(rows.values(), shards),
-            "num_samples": index.num_samples,
-            "num_quarantined": sum(len(record["quarantined"]) for record in records),
-            "splits": list(config.splits),
+            "num_samples": sum(index.num_samples for index in indices),
+            "num_quarantined": len(gathered.faults),
+            "splits": list(plan.counts),
             "statistics": statistics.bands(),
             "class_counts": statistics.classes(),
             "shards": shards,
-            "index_digest": index.digest,
+            "index_digest": index_digest,
             "plan": plan.digest,
             "recipe": {k: v for k, v in recipe.items() if k != "modalities"},
             "source": config.source.model_dump(mode="json"),
@@ -104,56 +104,73 @@ def finish(
     )
 
 
-def write_quarantine(out: Path, bad: list[dict[str, str]]) -> None:
-    """One line per unusable sample, `{"key":..., "reason":...}`; no file when there is none."""
+def write_quarantine(out: Path, bad: Sequence[Fault]) -> None:
+    """One line per sample or part left out, `{"key", "part", "reason"}`; no file when there is none."""
     path = out / QUARANTINE
     if bad:
-        write_atomic(path, b"".join(to_json(entry) + b"\n" for entry in bad))
+        write_atomic(path, b"".join(to_json(vars(fault)) + b"\n" for fault in bad))
     else:
         path.unlink(missing_ok=True)
 
 
-def _statistics(
-    shards: Sequence[PlannedShard], records: Sequence[dict[str, Any]], rows: dict[str, Modality]
-) -> Statistics:
-    """Over the train split: held-out pixels must not leak into normalisation."""
-    train = [r for s, r in zip(shards, records, strict=True) if s.split == "train"]
-    merged = Statistics(rows)
-    merged.merge(record["statistics"] for record in train or records)
-    return merged
+class _Gathered:
+    """What the shards' records add up to, read shard by shard."""
+
+    def __init__(self, rows: dict[str, Modality]) -> None:
+        self._train, self._all = Statistics(rows), Statistics(rows)
+        self._has_train = False
+        self.faults: list[Fault] = []
+
+    @property
+    def statistics(self) -> Statistics:
+        """Over the train split: held-out pixels must not leak into normalisation."""
+        return self._train if self._has_train else self._all
+
+    def write_samples(
+        self,
+        path: Path,
+        shards: Sequence[PlannedShard],
+        tars: Sequence[Path],
+        indices: Sequence[ShardIndex],
+    ) -> None:
+        """One row per sample, in manifest order."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        writer = None
+        buffered: list[Any] = []
+        for shard, tar, index in zip(shards, tars, indices, strict=True):
+            record = require_record(tar, index)
+            self._count(shard.split, record)
+            buffered.append(_sample_rows(shard, index, record.rows))
+            if sum(map(len, buffered)) >= _ROW_GROUP or shard is shards[-1]:
+                table = pa.concat_tables(buffered).combine_chunks()
+                buffered = []
+                if writer is None:
+                    schema = table.schema.with_metadata({"parts": json.dumps(index.parts)})
+                    writer = pq.ParquetWriter(path, schema, compression="zstd")
+                writer.write_table(table)
+        assert writer is not None
+        writer.close()
+
+    def _count(self, split: str, record: Record) -> None:
+        self.faults += record.faults
+        self._all.merge([record.statistics])
+        if split == "train":
+            self._has_train = True
+            self._train.merge([record.statistics])
 
 
-def _samples_table(
-    shards: Sequence[PlannedShard],
-    indices: Sequence[ShardIndex],
-    records: Sequence[dict[str, Any]],
-) -> bytes:
+def _sample_rows(shard: PlannedShard, index: ShardIndex, rows: Any) -> Any:
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
-    rows = [
-        (shard, slot, index.keys[slot], int(index.records["present"][slot]), meta)
-        for shard, index, record in zip(shards, indices, records, strict=True)
-        for slot, meta in enumerate(record["samples"])
-    ]
-    metas = [meta for *_, meta in rows]
-    table = pa.table(
-        {
-            "key": pa.array([key for _, _, key, *_ in rows], pa.string()),
-            "split": pa.array([shard.split for shard, *_ in rows], pa.string()),
-            "shard": pa.array([shard.name for shard, *_ in rows], pa.string()),
-            "slot": pa.array([slot for _, slot, *_ in rows], pa.int32()),
-            "present": pa.array([present for *_, present, _ in rows], pa.uint32()),
-            "lon": pa.array([m["lon"] for m in metas], pa.float64()),
-            "lat": pa.array([m["lat"] for m in metas], pa.float64()),
-            "crs": pa.array([m["crs"] for m in metas], pa.string()),
-            "times": pa.array(
-                [list(m["times"].items()) for m in metas], pa.map_(pa.string(), pa.string())
-            ),
-            "source": pa.array([m["source"] for m in metas], pa.string()),
-        },
-        metadata={"parts": json.dumps(indices[0].parts)},
-    )
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd", row_group_size=65536)
-    return sink.getvalue().to_pybytes()
+    num = len(rows)
+    place = {
+        "split": pa.array([shard.split] * num, pa.string()),
+        "shard": pa.array([shard.name] * num, pa.string()),
+        "slot": pa.array(range(num), pa.int32()),
+        "present": pa.array(index.present, pa.uint32()),
+    }
+    for position, (name, column) in enumerate(place.items(), start=1):
+        rows = rows.add_column(position, name, column)
+    return rows

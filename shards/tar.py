@@ -10,6 +10,7 @@ from shards.errors import DamagedError, SampleError
 
 BLOCK_BYTES = 512
 END = bytes(2 * BLOCK_BYTES)
+_ZEROS = bytes(BLOCK_BYTES)
 _NAME_BYTES = 100
 
 
@@ -42,15 +43,20 @@ def escape_key(text: str) -> str:
     )
 
 
-def member(name: str, data: bytes) -> bytes:
-    """Header, data and padding of one member. Raises SampleError for a name USTAR cannot hold."""
+def header(name: str, num_bytes: int) -> bytes:
+    """The 512 bytes before a member's data. Raises SampleError for a name USTAR cannot hold."""
     encoded = name.encode()
     if len(encoded) > _NAME_BYTES:
         raise SampleError(
             f"the member name {name!r} is longer than the {_NAME_BYTES} bytes a tar header holds; "
             "give the sample a shorter key"
         )
-    return _header(encoded, len(data)) + data + bytes(-len(data) % BLOCK_BYTES)
+    return _header(encoded, num_bytes)
+
+
+def padding(num_bytes: int) -> bytes:
+    """What fills the last block of a member's data."""
+    return _ZEROS[: -num_bytes % BLOCK_BYTES]
 
 
 def parse_header(block: bytes) -> Header | None:

@@ -25,7 +25,7 @@ from shards.dataset import Dataset, open_dataset, samples_table
 from shards.errors import DamagedError, ShardError
 from shards.index import ShardIndex, index_path, member_layout, read_index
 from shards.manifest import EXTRA, INDEX, MANIFEST, read_manifest
-from shards.plan import grid_cell
+from shards.plan import grid_cells
 from shards.sample import part_problem
 from shards.stats import valid_pixels
 from shards.tar import BLOCK_BYTES, END, parse_header
@@ -181,10 +181,10 @@ def _verify_tar(report: Report, tar: Path, index: ShardIndex, *, digests: bool) 
 
 def _digests(index: ShardIndex) -> Iterator[int]:
     """Digests in the order of `member_layout`."""
-    for record in index.records:
-        for p in range(len(index.parts)):
-            if int(record["present"]) >> p & 1:
-                yield int(record["parts"][p]["digest"])
+    for bits, digests in zip(index.present.tolist(), index.entries["digest"], strict=True):
+        for p, digest in enumerate(digests.tolist()):
+            if bits >> p & 1:
+                yield digest
 
 
 def _verify_values(report: Report, dataset: Dataset) -> None:
@@ -287,17 +287,20 @@ def _verify_table(report: Report, dataset: Dataset) -> None:
 def _verify_splits(report: Report, dataset: Dataset, table: dict[str, list[Any]]) -> None:
     """Neighbours on both sides of a split make held-out scores too good."""
     cell_deg = dataset.manifest["recipe"]["split_cell_deg"]
-    splits_of: dict[tuple[int, int], set[str]] = {}
-    for lon, lat, split in zip(table["lon"], table["lat"], dataset.splits, strict=True):
-        if lon is not None and lat is not None:
-            splits_of.setdefault(grid_cell(lon, lat, cell_deg), set()).add(str(split))
+    lon, lat = (np.array(table[name], np.float64) for name in ("lon", "lat"))
+    placed = np.isfinite(lon) & np.isfinite(lat)
+    cells = grid_cells(lon[placed], lat[placed], cell_deg).tolist()
+    splits_of: dict[int, set[str]] = {}
+    for cell, split in zip(cells, dataset.splits[placed], strict=True):
+        splits_of.setdefault(cell, set()).add(str(split))
     shared = {cell: splits for cell, splits in splits_of.items() if len(splits) > 1}
     if shared:
         cell, splits = next(iter(shared.items()))
         report.error(
             "semantics",
             dataset.path,
-            f"{len(shared)} grid cells of {cell_deg:g} degrees lie in two splits, such as {cell} in "
+            f"{len(shared)} grid cells of {cell_deg:g} degrees lie in two splits, such as "
+            f"({cell >> 32}, {cell & 0xFFFFFFFF}) in "
             f"{' and '.join(sorted(splits))}",
             "the places in the source's listing and in its samples differ; correct the source",
         )

@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from configs.schema.base import Frozen
 
-Kind = Literal["image", "classes", "text", "coordinates", "date"]
+Kind = Literal["image", "classes", "text", "coordinates", "date", "vector"]
 
 
 class Codec(Frozen):
@@ -47,6 +47,7 @@ class Modality(Frozen):
     `order` fixes the order in which encoders run and columns appear, everywhere and for ever.
     `nodata` marks pixels that carry no measurement; they never enter statistics or losses.
     `valid_range` is inclusive, in `unit`; what lies outside is reported by `shards verify`.
+    A `vector` has one number per band and no pixels: a one-hot label, a handful of climate values.
     """
 
     name: str = Field(pattern=r"^[A-Za-z][A-Za-z0-9]*$")
@@ -92,6 +93,8 @@ class Modality(Frozen):
 
     @model_validator(mode="after")
     def _consistent(self) -> "Modality":
+        if self.kind == "vector" and not self.bands:
+            raise ValueError(f"{self.name}: a vector modality needs the names of its bands")
         if self.is_map and not (self.bands and self.gsd_m and self.patch_px):
             raise ValueError(f"{self.name}: a {self.kind} modality needs bands, gsd_m and patch_px")
         if self.kind == "classes" and not self.classes:

@@ -11,15 +11,9 @@ and any batch size read the same stream: nothing lost, nothing repeated.
 
 import numpy as np
 
+from shards.mixing import GOLDEN, mix
+
 NUM_ROUNDS = 8
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
-
-
-def _mix(x: np.ndarray) -> np.ndarray:
-    """The finaliser of SplitMix64 (Steele et al. 2014): uint64 -> uint64, every bit avalanches."""
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
 
 
 def permute(places: np.ndarray, num_samples: int, key: int) -> np.ndarray:
@@ -39,13 +33,13 @@ def permute(places: np.ndarray, num_samples: int, key: int) -> np.ndarray:
     low = np.uint64((1 << int(half_bits)) - 1)
     with np.errstate(over="ignore"):
         rounds = np.arange(1, NUM_ROUNDS + 1, dtype=np.uint64)
-        round_keys = _mix(np.uint64(key & 0xFFFFFFFFFFFFFFFF) + rounds * _GOLDEN)
+        round_keys = mix(np.uint64(key & 0xFFFFFFFFFFFFFFFF) + rounds * GOLDEN)
         x = places.astype(np.uint64)
         outside = np.ones(x.shape, dtype=bool)
         while outside.any():
             left, right = x[outside] >> half_bits, x[outside] & low
             for round_key in round_keys:
-                left, right = right, left ^ (_mix(right + round_key) & low)
+                left, right = right, left ^ (mix(right + round_key) & low)
             x[outside] = (left << half_bits) | right
             outside = x >= np.uint64(num_samples)
     return x.astype(np.int64)

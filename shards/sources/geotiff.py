@@ -15,10 +15,10 @@ import functools
 import math
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import xxhash
@@ -29,9 +29,12 @@ from configs.schema.modality import Modality
 from shards.errors import SampleError, SourceError
 from shards.files import to_json
 from shards.sample import Part, Sample, SampleMeta
-from shards.sources.base import SampleRef
+from shards.sources.base import SampleRef, make_listing, registry_rows
 from shards.sources.grid import Grid, centre, difference, grid_of
 from shards.tar import escape_key
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 _TIME_TAGS = ("datetime", "TIFFTAG_DATETIME", "ACQUISITION_DATE", "acquisition_date", "date")
 _DERIVED = ("coordinates", "date")
@@ -62,9 +65,9 @@ class GeoTiffSource:
             )
 
     @property
-    def modalities(self) -> tuple[str, ...]:
+    def rows(self) -> dict[str, Modality]:
         """Maps with a folder, and what georeferencing and tags give; or those configured of them."""
-        return in_registry_order({*self._folders, *self._derived})
+        return registry_rows(in_registry_order({*self._folders, *self._derived}))
 
     def fingerprint(self) -> str:
         """Digest of the names and sizes of all files and of the options that choose them."""
@@ -72,9 +75,9 @@ class GeoTiffSource:
             name: sorted((path.name, path.stat().st_size) for path in files.values())
             for name, files in self._files.items()
         }
-        return xxhash.xxh3_128_hexdigest(to_json([self.name, sizes, self.modalities]))
+        return xxhash.xxh3_128_hexdigest(to_json([self.name, sizes, list(self.rows)]))
 
-    def refs(self) -> Sequence[SampleRef]:
+    def listing(self) -> "pa.Table":
         """All ids in alphabetical order; headers are read, pixels are not.
 
         Raises SourceError when the first file of a modality has not the registry's bands: then the
@@ -83,14 +86,32 @@ class GeoTiffSource:
         for name, files in self._files.items():
             with self._open(next(iter(files.values())), SourceError) as file:
                 self._check_bands(file, modality(name), SourceError)
-        return [self._ref(i, key) for i, key in enumerate(self._ids)]
+        paths = [
+            [files[stem] for files in self._files.values() if stem in files]
+            for stem in self._ids.values()
+        ]
+        places = [self._place(found[0]) for found in paths]
+        return make_listing(
+            list(self._ids),
+            block=np.arange(len(paths)),
+            lon=[lon for lon, _ in places],
+            lat=[lat for _, lat in places],
+            num_bytes=[sum(path.stat().st_size for path in found) for found in paths],
+        )
 
     def read(self, ref: SampleRef) -> Sample:
-        """Every map of the id. Raises SampleError when one is unusable or they do not align."""
+        """Every map of the id; unreadable ones are faults. Raises SampleError if they do not align."""
         stem = self._ids[ref.key]
-        maps = {
-            n: self._read_map(files[stem], n) for n, files in self._files.items() if stem in files
-        }
+        maps: dict[str, _Map] = {}
+        faults: dict[str, str] = {}
+        for name, files in self._files.items():
+            if stem in files:
+                try:
+                    maps[name] = self._read_map(files[stem], name)
+                except (SampleError, OSError) as error:
+                    faults[name] = str(error)
+        if not maps:
+            raise SampleError("; ".join(faults.values()))
         grid = self._common_grid(ref.key, maps)
         lonlat = next((m.lonlat for m in maps.values() if m.lonlat), None)
         times = {name: m.day for name, m in maps.items() if m.day}
@@ -107,7 +128,7 @@ class GeoTiffSource:
             times=times,
             source=self.name,
         )
-        return Sample(ref.key, parts, meta)
+        return Sample(ref.key, parts, meta, faults)
 
     @functools.cached_property
     def _folders(self) -> dict[str, Path]:
@@ -164,17 +185,13 @@ class GeoTiffSource:
         stems = {stem for files in self._files.values() for stem in files}
         return {escape_key(stem): stem for stem in sorted(stems)}
 
-    def _ref(self, block: int, key: str) -> SampleRef:
-        stem = self._ids[key]
-        paths = [files[stem] for files in self._files.values() if stem in files]
+    def _place(self, path: Path) -> tuple[float | None, float | None]:
         try:
-            with self._open(paths[0], SampleError) as file:
-                lonlat = centre(file)
+            with self._open(path, SampleError) as file:
+                return centre(file) or (None, None)
         except SampleError:
-            # Listed all the same: reading it fails again and quarantines it with its reason.
-            lonlat = None
-        lon, lat = lonlat or (None, None)
-        return SampleRef(key, block, lon, lat, sum(p.stat().st_size for p in paths))
+            # Listed all the same: reading it fails again and is told with its reason.
+            return None, None
 
     def _read_map(self, path: Path, name: str) -> _Map:
         row = modality(name)

@@ -19,15 +19,16 @@ and say nothing about the Earth. It is the embedded default and the test bed of 
 import datetime as dt
 import hashlib
 import json
-from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from configs.errors import ConfigError
-from configs.registry import in_registry_order, modality, modality_registry
+from configs.registry import in_registry_order, modality
 from configs.schema import SyntheticSourceConfig
+from configs.schema.modality import Modality
 from shards.sample import Part, Sample, SampleMeta
-from shards.sources.base import SampleRef
+from shards.sources.base import SampleRef, make_listing, registry_rows
 from shards.sources.earth import optics, words
 from shards.sources.earth.cover import make_cover
 from shards.sources.earth.noise import Purpose, stream
@@ -36,8 +37,15 @@ from shards.sources.earth.place import BLOCK_SIZE, Place, place_of, position, ut
 from shards.sources.earth.radar import Radar
 from shards.sources.earth.terrain import PIXEL_M, make_terrain
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+
 # raised whenever the content of any sample changes
 GENERATOR_VERSION = 1
+MODALITIES = (
+    *("S2L1C", "S2L2A", "S2RGB", "S1GRD", "S1RTC", "Landsat", "DEM", "LULC", "CHM", "NDVI"),
+    *("captions", "OSM", "coordinates", "date"),
+)
 
 _SHARE_WITH_EDGE = 0.015
 
@@ -49,7 +57,7 @@ class SyntheticSource:
 
     def __init__(self, config: SyntheticSourceConfig):
         self.config = config
-        self.modalities = in_registry_order(config.modalities or tuple(modality_registry()))
+        self.modalities = in_registry_order(config.modalities or MODALITIES)
         for key, share in config.missing_by.items():
             modality(key)
             if not 0 <= share <= 1:
@@ -72,13 +80,25 @@ class SyntheticSource:
         text = json.dumps(content, sort_keys=True)
         return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
-    def refs(self) -> Sequence[SampleRef]:
+    @property
+    def rows(self) -> dict[str, Modality]:
+        return registry_rows(self.modalities)
+
+    def listing(self) -> "pa.Table":
         """All samples; each is made when it is asked for."""
-        return _Refs(self.config.seed, self.config.num_samples, self._num_bytes())
+        numbers = np.arange(self.config.num_samples)
+        places = [position(self.config.seed, i) for i in numbers.tolist()]
+        return make_listing(
+            [_key(i) for i in numbers.tolist()],
+            block=numbers // BLOCK_SIZE,
+            lon=[lon for lon, _ in places],
+            lat=[lat for _, lat in places],
+            num_bytes=self._num_bytes(),
+        )
 
     def read(self, ref: SampleRef) -> Sample:
         """The sample of a ref of this source."""
-        return self.sample(int(ref.key.removeprefix("syn")))
+        return self.sample(ref.row)
 
     def sample(self, index: int) -> Sample:
         """Sample `index`, with the modalities that chance left it."""
@@ -106,25 +126,6 @@ class SyntheticSource:
             width = 0 if entry.dtype == "utf8" else np.dtype(entry.dtype).itemsize
             total += entry.num_bands * side * side * width if entry.is_map else 64
         return total
-
-
-class _Refs(Sequence[SampleRef]):
-    """Refs by position, computed on access: a source of millions costs no memory."""
-
-    def __init__(self, seed: int, num_samples: int, num_bytes: int):
-        self._seed, self._num_samples, self._num_bytes = seed, num_samples, num_bytes
-
-    def __len__(self) -> int:
-        return self._num_samples
-
-    def __getitem__(self, item):
-        if isinstance(item, slice):
-            return [self[i] for i in range(*item.indices(len(self)))]
-        index = item + len(self) if item < 0 else item
-        if not 0 <= index < len(self):
-            raise IndexError(f"sample {item} of {len(self)}")
-        lon, lat = position(self._seed, index)
-        return SampleRef(_key(index), index // BLOCK_SIZE, lon, lat, self._num_bytes)
 
 
 def _key(index: int) -> str:

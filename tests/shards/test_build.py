@@ -155,16 +155,34 @@ def test_two_builds_do_not_write_to_one_folder(collection: Path, tmp_path: Path)
         os.close(fd)
 
 
-def test_an_unusable_sample_is_left_out_with_its_reason(tmp_path: Path) -> None:
+def quarantine(out: Path) -> list[dict[str, str]]:
+    return [json.loads(line) for line in (out / "quarantine.jsonl").read_text().splitlines()]
+
+
+def test_an_unusable_part_clears_its_bit_and_is_told_with_its_reason(tmp_path: Path) -> None:
     source = make_collection(tmp_path / "in", num=6)
     damage(source / "S2L2A" / "place3.tif")
     build(config_for(source, tmp_path / "out", max_bad=1), quiet=True)
     dataset = open_dataset(tmp_path / "out")
+    assert dataset.num_samples == 6
+    i = dataset.keys.index("place3")
+    assert not dataset.present("S2L2A")[i]
+    assert set(dataset.read(i, dataset.modalities)) == {"DEM", "LULC", "coordinates"}
+    (fault,) = quarantine(tmp_path / "out")
+    assert (fault["key"], fault["part"]) == ("place3", "S2L2A")
+    assert "S2L2A/place3.tif" in fault["reason"]
+
+
+def test_an_unusable_sample_is_left_out_with_its_reason(tmp_path: Path) -> None:
+    source = make_collection(tmp_path / "in", num=6)
+    write_tiff(source / "DEM" / "place3.tif", np.ones((1, 24, 24), np.int16), east_m=1.0)
+    build(config_for(source, tmp_path / "out", max_bad=1), quiet=True)
+    dataset = open_dataset(tmp_path / "out")
     assert dataset.num_samples == 5
     assert "place3" not in dataset.keys
-    (line,) = (tmp_path / "out" / "quarantine.jsonl").read_text().splitlines()
-    assert json.loads(line)["key"] == "place3"
-    assert "S2L2A/place3.tif" in json.loads(line)["reason"]
+    (fault,) = quarantine(tmp_path / "out")
+    assert (fault["key"], fault["part"]) == ("place3", "")
+    assert "do not show the same place" in fault["reason"]
     # The samples behind it move up: slots of a shard count on without a hole.
     for split, shard in dataset.shards:
         slots = [dataset.location(i)[2] for i in dataset.shard_samples(split, shard)]
@@ -181,7 +199,7 @@ def test_a_sample_that_cannot_be_stored_is_left_out_too(tmp_path: Path) -> None:
 
 def test_a_shard_may_end_up_empty(tmp_path: Path) -> None:
     source = make_collection(tmp_path / "in", num=3)
-    damage(source / "DEM" / "place1.tif")
+    write_tiff(source / "DEM" / "place1.tif", np.ones((1, 24, 24), np.int16), east_m=1.0)
     build(config_for(source, tmp_path / "out", max_bad=1, samples_per_shard=1), quiet=True)
     dataset = open_dataset(tmp_path / "out")
     assert (len(dataset.shards), dataset.num_samples) == (3, 2)
@@ -197,7 +215,7 @@ def test_too_many_unusable_samples_end_the_build_and_keep_the_rest(tmp_path: Pat
     command = command_for(source, tmp_path / "out")
     failed = run_shards(*command, "max_bad=1")
     assert failed.returncode == 2
-    assert failed.stderr.startswith("error: more than max_bad=1 samples are unusable")
+    assert failed.stderr.startswith("error: more than max_bad=1 samples and parts are unusable")
     assert "DEM/place" in failed.stderr
     assert "Traceback" not in failed.stderr
     assert len((tmp_path / "out" / "quarantine.jsonl").read_text().splitlines()) == 2

@@ -6,8 +6,9 @@ import pytest
 
 from configs.schema import GeoTiffSourceConfig
 from shards.errors import SampleError, SourceError
-from shards.sample import Sample, check_sample
+from shards.sample import Sample, checked
 from shards.sources import geotiff
+from shards.sources.base import refs_of
 from shards.sources.geotiff import GeoTiffSource
 from tests.shards.helpers import PX, TERRAMESH, tiny_array, write_tiff
 
@@ -18,14 +19,14 @@ def source_of(folder: Path, *modalities: str) -> GeoTiffSource:
 
 def only_sample(folder: Path) -> Sample:
     source = source_of(folder)
-    (ref,) = source.refs()
+    (ref,) = refs_of(source.listing())
     return source.read(ref)
 
 
 def test_a_sample_is_an_id_found_in_any_folder(collection: Path) -> None:
     source = source_of(collection)
-    assert source.modalities == ("S2L2A", "S1RTC", "DEM", "LULC", "coordinates", "date")
-    refs = source.refs()
+    assert tuple(source.rows) == ("S2L2A", "S1RTC", "DEM", "LULC", "coordinates", "date")
+    refs = refs_of(source.listing())
     assert [ref.key for ref in refs] == [f"place{i}" for i in range(10)]
     sample = source.read(refs[9])
     assert set(sample.parts) == {"S2L2A", "DEM", "coordinates", "date"}
@@ -37,7 +38,7 @@ def test_georeferencing_becomes_coordinates_and_a_10_m_transform(tmp_path: Path)
     write_tiff(tmp_path / "Landsat" / "a.tif", landsat, pixel_m=30.0)
     write_tiff(tmp_path / "DEM" / "a.tif", tiny_array("DEM", 0))
     source = source_of(tmp_path)
-    (ref,) = source.refs()
+    (ref,) = refs_of(source.listing())
     sample = source.read(ref)
     assert sample.meta.crs == "EPSG:32633"
     assert sample.meta.transform == (10.0, 0.0, 500000.0, 0.0, -10.0, 5000000.0)
@@ -80,18 +81,18 @@ def test_a_folder_without_known_modalities_names_those_there_are(tmp_path: Path)
         pytest.warns(UserWarning, match="left out Sentinel2"),
         pytest.raises(SourceError, match=r"no folder named after.*S2L2A.*found Sentinel2"),
     ):
-        source_of(tmp_path).refs()
+        source_of(tmp_path).listing()
 
 
 def test_an_asked_for_modality_without_a_folder_is_told(collection: Path) -> None:
     with pytest.raises(SourceError, match="has no folder NDVI"):
-        source_of(collection, "S2L2A", "NDVI").refs()
+        source_of(collection, "S2L2A", "NDVI").listing()
 
 
 def test_only_the_modalities_asked_for_are_read(collection: Path) -> None:
     source = source_of(collection, "DEM", "date")
-    assert source.modalities == ("DEM", "date")
-    assert set(source.read(source.refs()[1]).parts) == {"DEM"}
+    assert tuple(source.rows) == ("DEM", "date")
+    assert set(source.read(refs_of(source.listing())[1]).parts) == {"DEM"}
     assert source.fingerprint() != source_of(collection).fingerprint()
 
 
@@ -99,14 +100,14 @@ def test_a_wrong_band_count_ends_the_listing(tmp_path: Path) -> None:
     write_tiff(tmp_path / "S2L2A" / "a.tif", np.ones((13, 8, 8), np.int16))
     told = r"S2L2A/a\.tif: S2L2A needs 12 bands \(B01, .*\), this file has 13"
     with pytest.raises(SourceError, match=told):
-        source_of(tmp_path).refs()
+        source_of(tmp_path).listing()
 
 
 def test_a_wrong_band_count_later_spoils_one_sample(tmp_path: Path) -> None:
     write_tiff(tmp_path / "DEM" / "a.tif", tiny_array("DEM", 0))
     write_tiff(tmp_path / "DEM" / "b.tif", np.ones((2, 8, 8), np.int16))
     source = source_of(tmp_path)
-    first, second = source.refs()
+    first, second = refs_of(source.listing())
     source.read(first)
     with pytest.raises(SampleError, match=r"DEM/b\.tif: DEM needs 1 bands \(elevation\)"):
         source.read(second)
@@ -155,7 +156,7 @@ def test_values_that_fit_are_converted(tmp_path: Path) -> None:
     ndvi = np.array([[[0.25, -9.0]]], np.float64)
     write_tiff(tmp_path / "NDVI" / "b.tif", ndvi, nodata=-9.0)
     source = source_of(tmp_path)
-    dem, other = (source.read(ref).parts for ref in source.refs())
+    dem, other = (source.read(ref).parts for ref in refs_of(source.listing()))
     assert np.asarray(dem["DEM"]).dtype == np.int16
     np.testing.assert_array_equal(other["NDVI"], np.array([[[0.25, np.nan]]], np.float32))
 
@@ -173,20 +174,19 @@ def test_a_cut_file_spoils_one_sample(tmp_path: Path) -> None:
     path = tmp_path / "DEM" / "b.tif"
     path.write_bytes(path.read_bytes()[:600])
     source = source_of(tmp_path)
-    _, second = source.refs()
+    _, second = refs_of(source.listing())
     with pytest.raises(SampleError, match=r"DEM/b\.tif"):
         source.read(second)
 
 
 @pytest.mark.skipif(not TERRAMESH.is_dir(), reason=f"no real samples at {TERRAMESH}")
 def test_real_terramesh_samples_are_read_as_described() -> None:
-    from configs.registry import modality
 
     source = source_of(TERRAMESH)
-    refs = source.refs()
+    refs = refs_of(source.listing())
     assert [ref.key for ref in refs] == ["282D_485L_3_3", "38D_378R_2_3", "433D_629L_3_1"]
     sample = source.read(refs[0])
-    check_sample(sample, {name: modality(name) for name in source.modalities})
+    assert checked(sample, source.rows) == sample
     assert sample.parts["date"] == "2021-07-23"
     assert sample.meta.times["S1RTC"] == "2021-07-21"
     assert (sample.meta.crs, round(sample.meta.lon or 0, 3)) == ("EPSG:32722", -48.106)

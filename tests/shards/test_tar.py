@@ -12,7 +12,7 @@ from shards.codec import decode_part
 from shards.dataset import Dataset
 from shards.errors import DamagedError, SampleError, ShardError
 from shards.index import committed, index_path, member_layout, read_index
-from shards.tar import END, check_key, escape_key, member, parse_header
+from shards.tar import END, check_key, escape_key, header, parse_header
 from shards.writer import ShardWriter
 
 
@@ -58,7 +58,7 @@ def test_header_bytes_equal_those_of_tarfile() -> None:
     info = tarfile.TarInfo("place1.S2L2A.b2")
     info.size = 1234567
     reference = info.tobuf(tarfile.USTAR_FORMAT)
-    ours = member("place1.S2L2A.b2", bytes(1234567))[:512]
+    ours = header("place1.S2L2A.b2", 1234567)
     # Device numbers are empty for regular files here, zeros there; so are the checksums over them.
     assert ours[:148] == reference[:148]
     assert ours[156:329] == reference[156:329]
@@ -87,7 +87,7 @@ def test_keys_that_would_break_readers_are_rejected(key: str, tmp_path: Path) ->
 
 def test_a_name_too_long_for_ustar_is_rejected() -> None:
     with pytest.raises(SampleError, match="shorter key"):
-        member("k" * 95 + ".S2L2A.b2", b"")
+        header("k" * 95 + ".S2L2A.b2", 0)
 
 
 def test_a_key_comes_only_once(tmp_path: Path) -> None:
@@ -98,10 +98,10 @@ def test_a_key_comes_only_once(tmp_path: Path) -> None:
 
 
 def test_damaged_headers_are_told() -> None:
-    header = bytearray(member("k.a.txt", b"x")[:512])
-    header[0] ^= 1
+    block = bytearray(header("k.a.txt", 1))
+    block[0] ^= 1
     with pytest.raises(DamagedError, match="checksum"):
-        parse_header(bytes(header))
+        parse_header(bytes(block))
     with pytest.raises(DamagedError, match="ends"):
         parse_header(b"short")
 
@@ -163,7 +163,7 @@ def test_absent_parts_are_cleared_bits_and_zero_records(tmp_path: Path) -> None:
     with ShardWriter(tmp_path / "s.tar", ["a.txt", "b.txt"]) as writer:
         writer.add("k", {"b.txt": b"x"})
         index = writer.commit()
-    assert index.records["present"].tolist() == [0b10]
-    assert index.records["parts"][0, 0].tolist() == (0, 0, 0)
+    assert index.present.tolist() == [0b10]
+    assert index.entries[0, 0].tolist() == (0, 0, 0)
     with tarfile.open(fileobj=io.BytesIO((tmp_path / "s.tar").read_bytes())) as archive:
         assert archive.getnames() == ["k.b.txt"]

@@ -5,6 +5,7 @@ import typer
 
 from configs.registry import modality, modality_registry
 from configs.schema import SyntheticSourceConfig
+from shards.sources.base import refs_of
 from shards.sources.synthetic import GENERATOR_VERSION, SyntheticSource
 
 
@@ -14,7 +15,7 @@ def measure(source: SyntheticSource) -> dict[str, tuple[np.ndarray, np.ndarray]]
     count = {m: np.zeros(modality(m).num_bands) for m in names}
     total = {m: np.zeros(modality(m).num_bands) for m in names}
     square = {m: np.zeros(modality(m).num_bands) for m in names}
-    for ref in source.refs():
+    for ref in refs_of(source.listing()):
         parts = source.read(ref).parts
         for name in names:
             if name not in parts:
