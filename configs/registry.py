@@ -55,12 +55,16 @@ def in_registry_order(names: "tuple[str, ...] | list[str] | set[str]") -> tuple[
 
 @functools.cache
 def statistics_set(name: str) -> dict[str, BandStatistics]:
-    """A named set from `configs/statistics/`: modality -> mean and std per band.
+    """A named set from `configs/statistics/`, or a YAML file: modality -> mean and std per band.
 
     Raises ConfigError when there is no such set or its band counts differ from the registry's.
     """
     path = _ROOT / "statistics" / f"{name}.yaml"
-    if not path.is_file():
+    if name.endswith(".yaml"):
+        path = Path(name)
+        if not path.is_file():
+            raise ConfigError(f"{path}: no such statistics set")
+    elif not path.is_file():
         known = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml")))
         raise ConfigError(f"no statistics set {name!r}; there are {known}")
     values = yaml.safe_load(path.read_text())["modalities"]

@@ -93,10 +93,11 @@ def report(
 
 def _train(config: Stage1Config | Stage2Config) -> int:
     from pipeline.engine.loop import quiet_torch, train
-    from shards import open_dataset
+    from shards import open_data
 
     quiet_torch()
-    dataset = open_dataset(config.data.shards)
+    # Damaged shards are told and worked around by the loop: training does not stop for them.
+    dataset = open_data(config.data, verify=False)
     record = {"path": str(config.data.shards), "fingerprint": dataset.fingerprint}
     if isinstance(config, Stage2Config):
         from pipeline.stage2.objective import MaskedObjective

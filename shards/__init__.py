@@ -9,17 +9,31 @@ torch, and importing this package imports nothing heavier than the errors: the r
 
 from typing import TYPE_CHECKING, Any
 
-from shards.errors import ShardError
+from shards.errors import DamagedError, ShardError
 
 if TYPE_CHECKING:
     from shards.dataset import Dataset, open_dataset
+    from shards.mixed import MixedDataset, SampleSet, open_data
     from shards.sample import Sample, SampleMeta
 
-__all__ = ["Dataset", "Sample", "SampleMeta", "ShardError", "open_dataset"]
+__all__ = [
+    "DamagedError",
+    "Dataset",
+    "MixedDataset",
+    "Sample",
+    "SampleMeta",
+    "SampleSet",
+    "ShardError",
+    "open_data",
+    "open_dataset",
+]
 
 _HOMES = {
     "Dataset": "shards.dataset",
     "open_dataset": "shards.dataset",
+    "MixedDataset": "shards.mixed",
+    "SampleSet": "shards.mixed",
+    "open_data": "shards.mixed",
     "Sample": "shards.sample",
     "SampleMeta": "shards.sample",
 }

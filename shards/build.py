@@ -91,6 +91,26 @@ def load_or_make_plan(config: ShardsConfig, source: Source) -> tuple[Plan, dict[
     return plan(source.listing(), config), recipe
 
 
+def result_of(config: ShardsConfig, num_built: int, seconds: float) -> BuildResult:
+    """What a finished data set is, as the outcome of a build."""
+    manifest = read_manifest(config.out / MANIFEST)
+    return BuildResult(
+        out=config.out,
+        num_samples=manifest["num_samples"],
+        num_shards=len(manifest["shards"]),
+        num_built=num_built,
+        num_quarantined=manifest["num_quarantined"],
+        fingerprint=manifest["fingerprint"],
+        seconds=seconds,
+    )
+
+
+def finish_build(site: Site, plan: Plan, recipe: dict[str, Any]) -> None:
+    """Make a data set of the shards of a plan, all of which are there. Raises ShardError."""
+    origin = finish.Origin(plan.digest, recipe, site.config.source.model_dump(mode="json"))
+    finish.finish(site.config.out, plan.shards, list(plan.counts), site.rows, site.parts, origin)
+
+
 class _Build:
     """Rank 0's part: prepare, lead, finish."""
 
@@ -116,17 +136,8 @@ class _Build:
                 if missing:
                     self.plan = the_plan
                     self._write(site, missing)
-                finish.finish(self.config, the_plan, recipe, site.rows, site.parts)
-            manifest = read_manifest(self.config.out / MANIFEST)
-        return BuildResult(
-            out=self.config.out,
-            num_samples=manifest["num_samples"],
-            num_shards=len(manifest["shards"]),
-            num_built=len(missing),
-            num_quarantined=manifest["num_quarantined"],
-            fingerprint=manifest["fingerprint"],
-            seconds=time.monotonic() - start_s,
-        )
+                finish_build(site, the_plan, recipe)
+        return result_of(self.config, len(missing), time.monotonic() - start_s)
 
     def _missing(self, site: Site, the_plan: Plan) -> list[PlannedShard]:
         """What is still to be written; takes note of what was quarantined in the rest."""

@@ -11,7 +11,6 @@ by threads, forked workers and, by pickling, spawned ones.
 
 import bisect
 import functools
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,20 +19,26 @@ from typing import Any
 import numpy as np
 
 from configs.registry import BandStatistics
+from configs.schema.data import SampleFilter
 from configs.schema.modality import Modality
 from shards.codec import META_PART, decode_meta
 from shards.errors import DamagedError, ShardError
+from shards.filters import matching
 from shards.index import ShardIndex, read_index
 from shards.manifest import EXTRA, INDEX, MANIFEST, modalities_of, read_manifest
 from shards.reading import TarFiles, Wanted, read_parts
 from shards.sample import Part, SampleMeta
+from shards.splitting import read_splitting
 from shards.tar import BLOCK_BYTES
+
+_AGAIN = "run the same build again: it makes this shard anew"
 
 
 def open_dataset(path: str | Path, *, verify: bool = True) -> "Dataset":
     """Open a finished data set.
 
-    With `verify`, every tar's size is compared with the index and the index with its digest.
+    With `verify`, every tar's size is compared with the index, and the index with its digest; without,
+    a damaged shard is told when a sample of it is read.
     Raises ShardError when there is no manifest, or a file is missing, truncated or foreign.
     """
     return Dataset(Path(path), verify=verify)
@@ -55,11 +60,11 @@ class Dataset:
         path: its folder.
         manifest: what manifest.json says.
         fingerprint: hex digest of its content.
-        modalities: the registry rows it was made with, in registry order, extras excluded.
+        modalities: the rows it was made with and of modalities added later, in registry order.
+        own_modalities: those it was made with.
         statistics: mean and deviation per band of each image, over the train split.
         class_counts: pixels per class value of each class map, int64 [num_classes], likewise.
-        splits: the split of each sample, str [N].
-        extras: names of the modalities added later.
+        extras: names of what was derived from it later, such as tokens.
     """
 
     def __init__(self, path: Path, *, verify: bool = True) -> None:
@@ -67,20 +72,14 @@ class Dataset:
         self.manifest: dict[str, Any] = read_manifest(path / MANIFEST)
         self.fingerprint: str = self.manifest["fingerprint"]
         self.modalities: dict[str, Modality] = modalities_of(self.manifest)
-        self.statistics = {
-            name: BandStatistics(tuple(s["mean"]), tuple(s["std"]))
-            for name, s in self.manifest["statistics"].items()
-        }
-        self.class_counts = {
-            name: np.array(counts, np.int64)
-            for name, counts in self.manifest["class_counts"].items()
-        }
+        self.own_modalities = dict(self.modalities)
+        self.statistics: dict[str, BandStatistics] = {}
+        self.class_counts: dict[str, np.ndarray] = {}
+        self._take_statistics(self.manifest)
         shards = self.manifest["shards"]
         self._shards: list[tuple[str, str]] = [(s["split"], s["name"]) for s in shards]
         self._starts = np.cumsum([0, *(s["num_samples"] for s in shards)])
-        self.splits = np.repeat(
-            np.array([split for split, _ in self._shards]), np.diff(self._starts)
-        )
+        self._shard_numbers = {shard: number for number, shard in enumerate(self._shards)}
         self._bounds: list[int] = self._starts.tolist()
         self._files = TarFiles()
         self._stores: dict[str, tuple[_Store, int]] = {}
@@ -88,7 +87,17 @@ class Dataset:
         self._own = self._add_store(path, self.manifest, verify)
         for manifest_path in sorted(path.glob(f"{EXTRA}/*/{MANIFEST}")):
             self._add_extra(manifest_path, verify)
-        self.extras: tuple[str, ...] = tuple(self._extra_manifests)
+        self.modalities = dict(sorted(self.modalities.items(), key=lambda item: item[1].order))
+        self.extras: tuple[str, ...] = tuple(
+            name for name in self._extra_manifests if name not in self.modalities
+        )
+        if verify and (damaged := self.damaged_shards()):
+            raise ShardError(f"{damaged[0]}; {_AGAIN}")
+
+    @property
+    def splits(self) -> np.ndarray:
+        """The split of each sample by the build: str [N], made anew with each call."""
+        return np.repeat(np.array([split for split, _ in self._shards]), np.diff(self._starts))
 
     @property
     def num_samples(self) -> int:
@@ -103,22 +112,40 @@ class Dataset:
         store, p = self._find(name)
         return (store.index.present >> np.uint32(p) & np.uint32(1)).astype(bool)
 
-    def select(self, split: str | None = None, require: Iterable[str] = ()) -> np.ndarray:
+    def select(
+        self,
+        split: str | None = None,
+        require: Iterable[str] = (),
+        where: SampleFilter | None = None,
+        splitting: str = "",
+    ) -> np.ndarray:
         """Samples of a split (None: of all) that have every required modality: int64, ascending.
 
-        Raises ShardError for a split or a modality that the data set does not know.
+        `where` filters further, by presence, place, day and cloud. `splitting` names splits made
+        later (`python -m shards split`) instead of the build's.
+        Raises ShardError for a split, a splitting or a modality that the data set does not know.
         """
         chosen = np.ones(self.num_samples, bool)
         if split is not None:
-            if split not in self.manifest["splits"]:
-                raise ShardError(
-                    f"{self.path} has no split {split!r}; it has "
-                    f"{', '.join(self.manifest['splits'])}"
-                )
-            chosen &= self.splits == split
+            names = self.split_names(splitting)
+            if split not in names:
+                raise ShardError(f"{self.path} has no split {split!r}; it has {', '.join(names)}")
+            if splitting:
+                chosen &= read_splitting(self, splitting).split_of == names.index(split)
+            else:
+                mine = [own == split for own, _ in self._shards]
+                chosen &= np.repeat(mine, np.diff(self._starts))
         for name in require:
             chosen &= self.present(name)
-        return np.flatnonzero(chosen).astype(np.int64)
+        if where is not None and where != SampleFilter():
+            chosen &= matching(self, where)
+        return np.flatnonzero(chosen)
+
+    def split_names(self, splitting: str = "") -> tuple[str, ...]:
+        """The splits of the build, or those of a splitting made later."""
+        if splitting:
+            return read_splitting(self, splitting).names
+        return tuple(self.manifest["splits"])
 
     def read(
         self, i: int, names: Iterable[str], into: Mapping[str, np.ndarray] | None = None
@@ -138,6 +165,17 @@ class Dataset:
         for store, columns in by_store.values():
             parts |= self._read_store(store, i, columns, into or {})
         return parts
+
+    def extents(self, i: int, names: Iterable[str]) -> list[tuple[int, int]]:
+        """Block and size of the named parts of sample `i`, those it has, in the order of names."""
+        self._check_number(i)
+        found = []
+        for name in names:
+            store, p = self._find(name)
+            if int(store.index.present[i]) >> p & 1:
+                block, size, _ = store.index.entries[i, p].tolist()
+                found.append((block, size))
+        return found
 
     def meta(self, i: int) -> SampleMeta:
         """Where and when sample `i` was seen. Raises DamagedError as `read` does."""
@@ -159,6 +197,20 @@ class Dataset:
             raise ShardError(f"{self.path} has no extra {name!r}; it has {self.extras or 'none'}")
         return self._extra_manifests[name]
 
+    def damaged_shards(self) -> list[str]:
+        """Tars that are missing or not of their size, each with what is wrong; nothing is read."""
+        found = []
+        for store in {id(store): store for store, _ in self._stores.values()}.values():
+            for tar, expected in zip(store.tars, store.tar_bytes, strict=True):
+                try:
+                    size = Path(tar).stat().st_size
+                except FileNotFoundError:
+                    found.append(f"{tar}: missing")
+                    continue
+                if size != expected:
+                    found.append(f"{tar}: {size} bytes long, {expected} bytes expected")
+        return found
+
     @property
     def shards(self) -> Sequence[tuple[str, str]]:
         """(split, name) of every shard, in manifest order."""
@@ -166,9 +218,9 @@ class Dataset:
 
     def shard_samples(self, split: str, name: str) -> range:
         """The numbers of a shard's samples, in slot order. Raises ShardError for other shards."""
-        if (split, name) not in self._shards:
+        shard = self._shard_numbers.get((split, name))
+        if shard is None:
             raise ShardError(f"{self.path} has no shard {split}/{name}")
-        shard = self._shards.index((split, name))
         return range(int(self._starts[shard]), int(self._starts[shard + 1]))
 
     def __len__(self) -> int:
@@ -187,10 +239,8 @@ class Dataset:
             raise ShardError(
                 f"{folder}: index and manifest count different samples; run the same build again"
             )
-        if verify:
-            if index.digest != manifest["index_digest"]:
-                raise ShardError(f"{folder / INDEX}: belongs to another manifest; build again")
-            _check_sizes(folder, manifest)
+        if index.digest != manifest["index_digest"]:
+            raise ShardError(f"{folder / INDEX}: belongs to another manifest; build again")
         tars = tuple(str(folder / split / f"{name}.tar") for split, name in self._shards)
         store = _Store(index, tars, tuple(shard["tar_bytes"] for shard in manifest["shards"]))
         for p, part in enumerate(index.parts):
@@ -207,6 +257,15 @@ class Dataset:
             )
         self._add_store(manifest_path.parent, manifest, verify)
         self._extra_manifests[manifest_path.parent.name] = manifest
+        if "modality" in manifest:
+            self.modalities |= modalities_of({"modalities": [manifest["modality"]]})
+            self._take_statistics(manifest)
+
+    def _take_statistics(self, manifest: Mapping[str, Any]) -> None:
+        for name, found in manifest["statistics"].items():
+            self.statistics[name] = BandStatistics(tuple(found["mean"]), tuple(found["std"]))
+        for name, counts in manifest["class_counts"].items():
+            self.class_counts[name] = np.array(counts, np.int64)
 
     def _find(self, name: str) -> tuple[_Store, int]:
         if name not in self._stores:
@@ -244,28 +303,3 @@ class Dataset:
                 f"{path}, sample {self.keys[i]}: {error}; remove {Path(path).name} and its .idx "
                 "and run the same build again: it makes the shard anew"
             ) from error
-
-
-def _check_sizes(folder: Path, manifest: dict[str, Any]) -> None:
-    for shard in manifest["shards"]:
-        tar = folder / shard["split"] / f"{shard['name']}.tar"
-        found = tar.stat().st_size if tar.is_file() else None
-        if found != shard["tar_bytes"]:
-            state = "missing" if found is None else f"{found} bytes long"
-            raise ShardError(
-                f"{tar}: {state}, {shard['tar_bytes']} bytes expected; run the same build again: "
-                "it makes this shard anew"
-            )
-
-
-def samples_table(dataset: Dataset) -> dict[str, list[Any]]:
-    """The columns of samples.parquet. Raises ShardError when it cannot be read."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    path = dataset.path / "samples.parquet"
-    try:
-        table = pq.read_table(path)
-    except (OSError, pa.ArrowException) as error:
-        raise ShardError(f"{path}: {error}; remove it and run the same build again") from error
-    return table.to_pydict() | {"parts": json.loads((table.schema.metadata or {})[b"parts"])}

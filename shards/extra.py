@@ -1,8 +1,11 @@
-"""Modalities added to a finished data set: tokens beside the pixels, same shard, same slot, same key.
+"""Modalities added to a finished data set: same shard, same slot, same key.
 
     OUT/extra/<name>/info.json                    what they were made by; fixed with the first shard
     OUT/extra/<name>/<split>/shard-000000.tar     members KEY.<name>.npy, .idx beside it
     OUT/extra/<name>/{index.bin,manifest.json}    written last: the extra exists from here on
+
+There are two kinds: derived ones, such as tokens, are arrays a program makes sense of; a modality of
+the registry, added from another source, has its row in the manifest and reads like those of the build.
 
 Several processes may write different shards; one of them commits when all are there.
 """
@@ -14,31 +17,36 @@ from typing import Any
 import numpy as np
 import xxhash
 
-from shards.codec import encode_npy
+from configs.schema.modality import Modality
+from shards.codec import Payload, encode_part, npy_payload, part_name
 from shards.dataset import Dataset
 from shards.errors import ShardError
 from shards.files import finite, sweep, to_json, write_atomic
 from shards.index import committed, write_joined
 from shards.manifest import EXTRA, INDEX, MANIFEST, write_manifest
+from shards.sample import Part, part_problem
+from shards.stats import Statistics
 from shards.writer import ShardWriter
 
 
 class ExtraWriter:
     """Write the extra `name` of a data set; resumable, slot by slot aligned with its samples.
 
-    `info` (JSON values) says what the parts were made by, such as a tokenizer's digest and
-    vocabulary; shards made by different ones never mix.
+    `row` is given for a modality of the registry. `info` (JSON values) says what the parts were made
+    by, such as a tokenizer's digest and vocabulary; shards made by different ones never mix.
     Raises ShardError for an unusable name, or a folder begun with other `info` or another data set.
     """
 
-    def __init__(self, dataset: Dataset, name: str, info: Mapping[str, Any]) -> None:
-        if not name.isidentifier() or name in dataset.modalities:
-            raise ShardError(
-                f"{name!r} cannot name an extra: letters, digits and underscores, and not the name "
-                "of a modality"
-            )
+    def __init__(
+        self, dataset: Dataset, name: str, info: Mapping[str, Any], row: Modality | None = None
+    ) -> None:
+        if not (name.isidentifier() and (row is None or row.name == name)):
+            raise ShardError(f"{name!r} cannot name an extra: letters, digits and underscores")
+        if name in dataset.own_modalities:
+            raise ShardError(f"{dataset.path} has had {name} since it was built")
         self.dataset = dataset
         self.name = name
+        self.row = row
         self.info: dict[str, Any] = finite(dict(info))
         self.folder = dataset.path / EXTRA / name
         self._begin()
@@ -47,7 +55,7 @@ class ExtraWriter:
         """Shards already committed, as `split/shard-000000`."""
         return {s for s in self._all_shards() if committed(self.folder / f"{s}.tar")}
 
-    def write_shard(self, split_shard_name: str, parts: Sequence[np.ndarray | None]) -> None:
+    def write_shard(self, split_shard_name: str, parts: Sequence[Part | None]) -> None:
         """Commit one shard: a part per sample in slot order, None where the sample has none.
 
         Raises ShardError for a shard the data set does not have, another number of parts, or a disk
@@ -60,12 +68,26 @@ class ExtraWriter:
                 f"{self.name}: {split_shard_name} has {len(samples)} samples, {len(parts)} parts "
                 "were given; give None for a sample without one"
             )
-        member = f"{self.name}.npy"
-        with ShardWriter(self.folder / f"{split_shard_name}.tar", (member,)) as writer:
+        member = f"{self.name}.npy" if self.row is None else part_name(self.row)
+        rows = {} if self.row is None else {self.name: self.row}
+        statistics = Statistics(rows)
+        with ShardWriter(self.folder / f"{split_shard_name}.tar", (member,), ".json") as writer:
             for i, part in zip(samples, parts, strict=True):
-                members = {} if part is None else {member: encode_npy(part)}
+                members: dict[str, Payload] = {}
+                if part is not None:
+                    members[member] = self._encode(part)
+                    statistics.add({self.name: part})
                 writer.add(self.dataset.keys[i], members)
-            writer.commit()
+            writer.commit(to_json(statistics.dump()))
+
+    def _encode(self, part: Part) -> Payload:
+        if self.row is None:
+            assert isinstance(part, np.ndarray)
+            return npy_payload(part)
+        wrong = part_problem(part, self.row)
+        if wrong:
+            raise ShardError(f"{self.name}: {wrong}")
+        return encode_part(part, self.row)
 
     def commit(self) -> dict[str, Any]:
         """Make the extra exist; returns its manifest. Again is harmless.
@@ -104,16 +126,35 @@ class ExtraWriter:
             "num_present": sum(int((i.present & 1).sum()) for i in indices.values()),
             "index_digest": index_digest,
             "shards": shards,
-        }
+        } | self._measured()
         write_manifest(self.folder / MANIFEST, manifest)
         return manifest
+
+    def _measured(self) -> dict[str, Any]:
+        """The row and what its train pixels add up to, for an added modality."""
+        if self.row is None:
+            return {}
+        statistics = Statistics({self.name: self.row})
+        splits = {split for split, _ in self.dataset.shards}
+        wanted = "train" if "train" in splits else None
+        for split, name in self.dataset.shards:
+            if wanted in (None, split):
+                record = self.folder / split / f"{name}.json"
+                statistics.merge([json.loads(record.read_bytes())])
+        return {
+            "modality": finite(self.row.model_dump(mode="json")),
+            "statistics": statistics.bands(),
+            "class_counts": statistics.classes(),
+        }
 
     def _all_shards(self) -> list[str]:
         return [f"{split}/{name}" for split, name in self.dataset.shards]
 
     def _begin(self) -> None:
         path = self.folder / "info.json"
-        mine = {"dataset": self.dataset.fingerprint, "info": self.info}
+        mine: dict[str, Any] = {"dataset": self.dataset.fingerprint, "info": self.info}
+        if self.row is not None:
+            mine["modality"] = finite(self.row.content())
         if path.exists():
             theirs = json.loads(path.read_bytes())
             if theirs != mine:

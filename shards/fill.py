@@ -135,7 +135,7 @@ def _read(site: Site, ref: SampleRef, faults: list[Fault]) -> Sample | None:
 
 def too_many(config: ShardsConfig, bad: Sequence[Fault], offenders: Sequence[Fault]) -> TooManyBad:
     """The error for more faults than allowed; `offenders` are those of the shard that is dropped."""
-    named = [f"  {b.key}{b.part and '.' + b.part}: {b.reason}" for b in [*bad, *offenders]]
+    named = [f"  {fault}" for fault in [*bad, *offenders]]
     return TooManyBad(
         f"more than max_bad={config.max_bad} samples and parts are unusable, among them\n"
         + "\n".join(named[-_NUM_NAMED:])

@@ -10,10 +10,10 @@ not grow with their number.
 import importlib.metadata
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from configs.schema import ShardsConfig
 from configs.schema.modality import Modality
 from shards.errors import ShardError
 from shards.files import atomic_path, finite, to_json, write_atomic
@@ -26,7 +26,7 @@ from shards.manifest import (
     read_manifest,
     write_manifest,
 )
-from shards.plan import Plan, PlannedShard
+from shards.plan import PlannedShard
 from shards.record import Fault, Record, require_record
 from shards.stats import Statistics
 
@@ -54,25 +54,34 @@ def is_whole(out: Path) -> bool:
     )
 
 
+@dataclass(frozen=True)
+class Origin:
+    """What a data set was made from, for its manifest: the plan's digest, the recipe, the source."""
+
+    plan: str
+    recipe: dict[str, Any]
+    source: dict[str, Any]
+
+
 def finish(
-    config: ShardsConfig,
-    plan: Plan,
-    recipe: dict[str, Any],
+    out: Path,
+    shards: Sequence[PlannedShard],
+    splits: Sequence[str],
     rows: dict[str, Modality],
     parts: Sequence[str],
+    origin: Origin,
 ) -> None:
     """Write the data set's own files. Raises ShardError when a shard's files contradict each other."""
-    out = config.out
-    tars = [out / f"{shard.path}.tar" for shard in plan.shards]
+    tars = [out / f"{shard.path}.tar" for shard in shards]
     indices = [read_index(index_path(tar)) for tar in tars]
     if indices[0].parts != tuple(parts):
         raise ShardError(f"{out}: the shards hold other parts than {', '.join(parts)}")
     gathered = _Gathered(rows)
     with atomic_path(out / SAMPLES) as temporary:
-        gathered.write_samples(temporary, plan.shards, tars, indices)
+        gathered.write_samples(temporary, shards, tars, indices)
     write_quarantine(out, gathered.faults)
     index_digest = write_joined(out / INDEX, indices)
-    shards = [
+    listed = [
         {
             "split": shard.split,
             "name": shard.name,
@@ -80,24 +89,23 @@ def finish(
             "tar_bytes": found.tar_bytes,
             "digest": found.digest,
         }
-        for shard, found in zip(plan.shards, indices, strict=True)
+        for shard, found in zip(shards, indices, strict=True)
     ]
-    statistics = gathered.statistics
     modalities = finite([row.model_dump(mode="json") for row in rows.values()])
     write_manifest(
         out / MANIFEST,
         {
-            "fingerprint": content_fingerprint(rows.values(), shards),
+            "fingerprint": content_fingerprint(rows.values(), listed),
             "num_samples": sum(index.num_samples for index in indices),
             "num_quarantined": len(gathered.faults),
-            "splits": list(plan.counts),
-            "statistics": statistics.bands(),
-            "class_counts": statistics.classes(),
-            "shards": shards,
+            "splits": list(splits),
+            "statistics": gathered.statistics.bands(),
+            "class_counts": gathered.statistics.classes(),
+            "shards": listed,
             "index_digest": index_digest,
-            "plan": plan.digest,
-            "recipe": {k: v for k, v in recipe.items() if k != "modalities"},
-            "source": config.source.model_dump(mode="json"),
+            "plan": origin.plan,
+            "recipe": {k: v for k, v in origin.recipe.items() if k != "modalities"},
+            "source": origin.source,
             "libraries": {name: importlib.metadata.version(name) for name in _LIBRARIES},
             "modalities": modalities,
         },

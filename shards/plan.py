@@ -94,8 +94,11 @@ class Plan:
         state = xxhash.xxh3_128(to_json([list(self.counts.items()), self.samples_per_shard]))
         state.update(self.table.column("block").to_numpy().tobytes())
         state.update(self.table.column("row").to_numpy().tobytes())
-        for chunk in self.table.column("key").chunks:
-            state.update(_string_bytes(chunk))
+        keys = self.table.column("key")
+        # Lengths, then characters, however the column is cut into chunks.
+        state.update(_compute().binary_length(keys).to_numpy().tobytes())
+        for chunk in keys.chunks:
+            state.update(_characters(chunk))
         return state.hexdigest()
 
 
@@ -205,15 +208,11 @@ def _compute() -> Any:
     return pyarrow.compute
 
 
-def _string_bytes(array: Any) -> bytes:
-    """Lengths and characters of a string array, whatever it was sliced from."""
-    pc = _compute()
-
-    lengths = pc.binary_length(array).to_numpy(zero_copy_only=False)
-    offsets = np.frombuffer(array.buffers()[1], np.int64)[array.offset :][: len(array) + 1]
-    data = array.buffers()[2]
-    text = memoryview(data)[int(offsets[0]) : int(offsets[-1])] if data else b""
-    return lengths.tobytes() + bytes(text)
+def _characters(array: Any) -> memoryview | bytes:
+    """The characters of a large_string array, whatever it was sliced from."""
+    _, ends, text = array.buffers()
+    offsets = np.frombuffer(ends, np.int64)[array.offset :][: len(array) + 1]
+    return memoryview(text)[int(offsets[0]) : int(offsets[-1])] if text else b""
 
 
 def save_plan(plan: Plan, path: Path, recipe: dict[str, Any]) -> None:

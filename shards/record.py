@@ -11,7 +11,7 @@ tar.
 
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,11 +19,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xxhash
 
+from configs.schema.modality import Modality
 from shards.errors import ShardError
 from shards.files import to_json
-from shards.index import ShardIndex, committed
+from shards.index import ShardIndex, committed, index_path, read_index
 from shards.plan import grid_cells
 from shards.sample import SampleMeta
+from shards.stats import Statistics
 from shards.writer import RECORD_SUFFIX
 
 if TYPE_CHECKING:
@@ -37,6 +39,9 @@ class Fault:
     key: str
     part: str
     reason: str
+
+    def __str__(self) -> str:
+        return f"{self.key}{self.part and '.'}{self.part}: {self.reason}"
 
 
 @dataclass(frozen=True)
@@ -66,6 +71,24 @@ def encode_record(
     }
     sink = io.BytesIO()
     table = pa.table(_columns(index, metas, cell_deg), metadata={"record": to_json(values)})
+    pq.write_table(table, sink, compression="zstd")
+    return sink.getvalue()
+
+
+def rewrite_record(tar: Path, index: ShardIndex, rows: Mapping[str, Modality]) -> bytes:
+    """The record of a committed shard for another index of the same samples, over the given rows."""
+    import pyarrow.parquet as pq
+
+    old = require_record(tar, read_index(index_path(tar)))
+    # Modalities the shard's data set lacks were counted zero times.
+    statistics = Statistics(rows).dump() | old.statistics
+    values = {
+        "digest": index.digest,
+        "statistics": statistics,
+        "faults": [vars(fault) for fault in old.faults],
+    }
+    sink = io.BytesIO()
+    table = old.rows.replace_schema_metadata({"record": to_json(values)})
     pq.write_table(table, sink, compression="zstd")
     return sink.getvalue()
 
@@ -135,6 +158,9 @@ def _cell_names(lon: np.ndarray, lat: np.ndarray, cell_deg: float) -> list[str |
 
 
 def _content_digests(index: ShardIndex) -> list[int]:
-    """One digest per sample over those of its parts, the meta data (always last) aside."""
-    digests = np.ascontiguousarray(index.entries["digest"][:, :-1])
-    return [xxhash.xxh3_64_intdigest(row.tobytes()) for row in digests]
+    """One digest per sample over those of its parts, the meta data (always last) aside.
+
+    Sorted and without what is missing, so that it does not depend on which parts a data set has.
+    """
+    digests = np.sort(index.entries["digest"][:, :-1], axis=1)
+    return [xxhash.xxh3_64_intdigest(row[row > 0].tobytes()) for row in digests]

@@ -10,6 +10,7 @@ Errors mean that reading gives something wrong or nothing; warnings are for peop
 """
 
 import dataclasses
+import json
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -21,8 +22,9 @@ import xxhash
 
 from configs.schema.modality import Modality
 from shards.codec import META_PART
-from shards.dataset import Dataset, open_dataset, samples_table
+from shards.dataset import Dataset, open_dataset
 from shards.errors import DamagedError, ShardError
+from shards.filters import samples_columns
 from shards.index import ShardIndex, index_path, member_layout, read_index
 from shards.manifest import EXTRA, INDEX, MANIFEST, read_manifest
 from shards.plan import grid_cells
@@ -258,7 +260,9 @@ def _verify_table(report: Report, dataset: Dataset) -> None:
     where = dataset.path / "samples.parquet"
     todo = "remove it and run the same build again"
     try:
-        table = samples_table(dataset)
+        columns = samples_columns(dataset)
+        parts = json.loads((columns.schema.metadata or {})[b"parts"])
+        table = columns.to_pydict()
     except ShardError as error:
         report.error("semantics", where, str(error), todo)
         return
@@ -268,7 +272,7 @@ def _verify_table(report: Report, dataset: Dataset) -> None:
     _verify_splits(report, dataset, table)
     if table["split"] != dataset.splits.tolist():
         report.error("semantics", where, "its splits differ from the manifest's", todo)
-    for p, part in enumerate(table["parts"]):
+    for p, part in enumerate(parts):
         if part == META_PART:
             continue
         told = np.array([bits >> p & 1 for bits in table["present"]], bool)

@@ -1,7 +1,7 @@
 """One shard from its first sample to its commit.
 
     .shard-000000.tar.tmp-*   written member by member, fsync
-    .shard-000000.idx.tmp-*   written, fsync              (and a record .parquet, where there is one)
+    .shard-000000.idx.tmp-*   written, fsync              (and a record, where there is one)
     rename record, rename idx, rename tar                       the shard exists from here on
     fsync of the folder
 
@@ -36,11 +36,14 @@ class ShardWriter:
     raises ShardError when the disk refuses, after removing the temporaries.
     """
 
-    def __init__(self, path: Path, parts: Sequence[str]) -> None:
+    def __init__(
+        self, path: Path, parts: Sequence[str], record_suffix: str = RECORD_SUFFIX
+    ) -> None:
         if len(parts) > MAX_PARTS:
             raise ShardError(f"{len(parts)} parts in a sample; an index holds {MAX_PARTS}")
         self.path = path
         self.parts = tuple(parts)
+        self._record_suffix = record_suffix
         self._present: list[int] = []
         self._entries: list[list[tuple[int, int, int]]] = []
         self._keys: dict[str, None] = {}
@@ -101,11 +104,11 @@ class ShardWriter:
         return self._index
 
     def commit(self, record: bytes | None = None) -> ShardIndex:
-        """Make the shard exist, together with an optional `.parquet` record beside it."""
+        """Make the shard exist, together with an optional record beside it."""
         index = self._index or self.close()
         files = {index_path(self.path): index.to_bytes()}
         if record is not None:
-            files = {self.path.with_suffix(RECORD_SUFFIX): record} | files
+            files = {self.path.with_suffix(self._record_suffix): record} | files
         with self._cleaning():
             written = {path: write_temporary(path, data) for path, data in files.items()}
             for path, temporary in written.items():
@@ -118,7 +121,7 @@ class ShardWriter:
         """Remove the temporaries; nothing of this shard remains."""
         if self._file is not None:
             self._file.close()
-        for path in (self.path, index_path(self.path), self.path.with_suffix(RECORD_SUFFIX)):
+        for path in (self.path, index_path(self.path), self.path.with_suffix(self._record_suffix)):
             temporary_name(path).unlink(missing_ok=True)
 
     def __enter__(self) -> "ShardWriter":

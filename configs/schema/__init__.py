@@ -5,7 +5,7 @@ One file per concern. `KINDS` maps a file's `kind:` to the model that reads it.
 
 from configs.schema.base import Frozen
 from configs.schema.cluster import ClusterConfig
-from configs.schema.data import DataConfig
+from configs.schema.data import DataConfig, MixedIn, SampleFilter
 from configs.schema.engine import (
     CheckpointConfig,
     EngineConfig,
@@ -17,10 +17,17 @@ from configs.schema.generate import GenerateConfig
 from configs.schema.masked import MaskedConfig
 from configs.schema.modality import ClassInfo, Codec, Display, Modality
 from configs.schema.run import RunConfig, Stage1Config, Stage2Config, TokenizeConfig
-from configs.schema.shards import (
+from configs.schema.shards import ShardsConfig
+from configs.schema.sources import (
+    GeoBenchSourceConfig,
+    GeoTiffListSourceConfig,
     GeoTiffSourceConfig,
-    ShardsConfig,
+    MMEarthSourceConfig,
+    SourceConfig,
+    Ssl4eoSourceConfig,
     SyntheticSourceConfig,
+    TerraMeshSourceConfig,
+    WebDatasetSourceConfig,
 )
 from configs.schema.tokenizer import TokenizerConfig, WordPieceConfig
 
@@ -47,18 +54,27 @@ __all__ = [
     "Frozen",
     "GenerateConfig",
     "GenerateStep",
+    "GeoBenchSourceConfig",
+    "GeoTiffListSourceConfig",
     "GeoTiffSourceConfig",
+    "MMEarthSourceConfig",
     "MaskedConfig",
+    "MixedIn",
     "Modality",
     "OptimizerConfig",
     "RunConfig",
+    "SampleFilter",
     "ScheduleConfig",
     "ShardsConfig",
+    "SourceConfig",
+    "Ssl4eoSourceConfig",
     "Stage1Config",
     "Stage2Config",
     "StepConfig",
     "SyntheticSourceConfig",
+    "TerraMeshSourceConfig",
     "TokenizeConfig",
     "TokenizerConfig",
+    "WebDatasetSourceConfig",
     "WordPieceConfig",
 ]

@@ -1,39 +1,12 @@
 """What is packed into shards, from where, and how."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import Field, field_validator
 
 from configs.schema.base import Frozen
-
-
-class SyntheticSourceConfig(Frozen):
-    """The synthetic Earth: seeded, physically coupled samples, made on the fly.
-
-    `missing` is the share of samples that lack each modality; `missing_by` overrides it per modality.
-    `tile_px` counts pixels of 10 m and must be a multiple of 3, because Landsat lies on a 30 m grid.
-    """
-
-    type: Literal["synthetic"] = "synthetic"
-    num_samples: int = Field(default=512, gt=0)
-    tile_px: int = Field(default=96, gt=0, multiple_of=3)
-    seed: int = 0
-    missing: float = Field(default=0.1, ge=0, lt=1)
-    missing_by: dict[str, float] = {}
-    modalities: tuple[str, ...] = ()
-
-
-class GeoTiffSourceConfig(Frozen):
-    """A folder per modality, a GeoTIFF per sample: `path/<MODALITY>/<id>.tif`."""
-
-    type: Literal["geotiff"] = "geotiff"
-    path: Path
-    modalities: tuple[str, ...] = ()
-    suffix: str = ".tif"
-
-
-SourceConfig = Annotated[SyntheticSourceConfig | GeoTiffSourceConfig, Field(discriminator="type")]
+from configs.schema.sources import SourceConfig
 
 
 class ShardsConfig(Frozen):

@@ -1,4 +1,4 @@
-"""Batches from a cursor: a thread that reads ahead, and nothing to save but one integer.
+"""Batches from a cursor: threads that read ahead, and nothing to save but one integer.
 
     cursor, rank, world -> positions of this rank in the step -> samples -> micro-batches
 
@@ -9,16 +9,20 @@ slices of all world sizes tile the same global batch.
 
 import queue
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
-from pipeline.data.order import Order
+from pipeline.data.order import Stream
+from shards import DamagedError
 
 Batch = dict[str, Tensor]
+MAX_STAND_INS = 64
 
 
 @dataclass(frozen=True)
@@ -53,27 +57,42 @@ class Slice:
         return np.array_split(np.arange(start, stop, dtype=np.int64), self.num_micro)
 
 
-class Loader:
-    """Endless steps of micro-batches, read ahead by one thread.
+@dataclass(frozen=True)
+class Damage:
+    """A sample that could not be read, and who stood in for it."""
 
-    `sample(index, rng)` reads and transforms one sample; `collate(samples)` makes a batch. An error
-    in the thread is raised where the batch is asked for.
+    position: int
+    index: int
+    stand_in: int
+    reason: str
+
+
+class Loader:
+    """Endless steps of micro-batches, read ahead by `readers` threads.
+
+    `sample(index, rng)` reads and transforms one sample; `collate(samples)` makes a batch. A damaged
+    sample is replaced by one drawn for its position, whichever rank meets it: ranks stay in step and
+    a run that is started again sees the same. `take_damage` tells of it. Any other error in a thread
+    is raised where the batch is asked for.
     """
 
     def __init__(
         self,
-        order: Order,
+        order: Stream,
         sample: Callable[[int, np.random.Generator], Any],
         collate: Callable[[list[Any]], Batch],
         part: Slice,
         cursor: int = 0,
         prefetch: int = 2,
+        readers: int = 1,
     ):
         self._order, self._sample, self._collate, self._part = order, sample, collate, part
         self._queue: queue.Queue[list[Batch] | BaseException] = queue.Queue(
             maxsize=max(1, prefetch)
         )
         self._stop = threading.Event()
+        self._damage: queue.SimpleQueue[Damage] = queue.SimpleQueue()
+        self._pool = ThreadPoolExecutor(readers, thread_name_prefix="reader")
         self._thread = threading.Thread(target=self._run, args=(cursor,), daemon=True)
         self._thread.start()
 
@@ -84,31 +103,58 @@ class Loader:
                 raise item
             yield item
 
+    def take_damage(self) -> list[Damage]:
+        """What was damaged since the last call, in the batches read so far."""
+        found = []
+        while not self._damage.empty():
+            found.append(self._damage.get())
+        return found
+
     def close(self) -> None:
-        """Stop the thread; batches read ahead are dropped (the cursor never counted them)."""
+        """Stop the threads; batches read ahead are dropped (the cursor never counted them)."""
         self._stop.set()
         while self._thread.is_alive():
             try:
                 self._queue.get_nowait()
             except queue.Empty:
                 self._thread.join(timeout=0.05)
+        self._pool.shutdown(cancel_futures=True)
 
     def _run(self, cursor: int) -> None:
         try:
+            # One step more than is being collated keeps all readers busy.
+            coming = deque([self._begin(cursor)])
             while not self._stop.is_set():
-                step = [self._batch(p) for p in self._part.positions(cursor)]
-                self._put(step)
                 cursor += self._part.global_batch
+                coming.append(self._begin(cursor))
+                self._put([self._batch(futures) for futures in coming.popleft()])
         except BaseException as error:  # handed to the consumer, which raises it
             self._put(error)
 
-    def _batch(self, positions: np.ndarray) -> Batch:
-        indices = self._order.samples(positions)
-        return self._collate(
-            [
-                self._sample(int(i), self._order.rng(int(p)))
-                for i, p in zip(indices, positions, strict=True)
-            ]
+    def _begin(self, cursor: int) -> list[list[Future[Any]]]:
+        """Start reading a step: the samples to come, by micro-batch."""
+        micro = []
+        for positions in self._part.positions(cursor):
+            indices = self._order.samples(positions)
+            pairs = zip(indices.tolist(), positions.tolist(), strict=True)
+            micro.append([self._pool.submit(self._read, i, p) for i, p in pairs])
+        return micro
+
+    def _batch(self, futures: list[Future[Any]]) -> Batch:
+        return self._collate([future.result() for future in futures])
+
+    def _read(self, index: int, position: int) -> Any:
+        for attempt in range(MAX_STAND_INS):
+            if self._stop.is_set():
+                raise _Stopped
+            try:
+                return self._sample(index, self._order.rng(position))
+            except DamagedError as error:
+                stand_in = self._order.replacement(position, attempt)
+                self._damage.put(Damage(position, index, stand_in, str(error)))
+                index, last = stand_in, error
+        raise DamagedError(
+            f"{MAX_STAND_INS} samples in a row are damaged, so the data set is; the last: {last}"
         )
 
     def _put(self, item: "list[Batch] | BaseException") -> None:
@@ -118,3 +164,7 @@ class Loader:
                 return
             except queue.Full:
                 continue
+
+
+class _Stopped(Exception):
+    """The loader was closed while a sample was waiting to be read."""

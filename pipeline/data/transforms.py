@@ -11,7 +11,7 @@ import numpy as np
 from configs import ConfigError
 from configs.registry import BandStatistics
 from configs.schema import DataConfig, Modality
-from shards import Dataset
+from shards import SampleSet
 from shards.stats import valid_pixels
 
 # Windows start on multiples of this, so that 10, 20 and 30 m grids are all cut between pixels.
@@ -54,7 +54,7 @@ class Normaliser:
         return y * self._std + self._mean
 
 
-def statistics_for(dataset: Dataset, modality: str, config: DataConfig) -> BandStatistics:
+def statistics_for(dataset: SampleSet, modality: str, config: DataConfig) -> BandStatistics:
     """The statistics a configuration asks for. Raises ConfigError when there are none."""
     from configs.registry import statistics_set
 

@@ -10,15 +10,17 @@ import json
 import time
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
 
 from configs.schema import RunConfig
 from pipeline.data.loader import Loader, Slice
-from pipeline.data.order import Order
+from pipeline.data.selection import make_stream, readable
 from pipeline.engine import distributed, lifecycle
 from pipeline.engine.checkpoint import CheckpointStore, Commit, restore_rng
+from pipeline.engine.damage import DamageLog
 from pipeline.engine.deepspeed import DeepSpeedEngine, describe
 from pipeline.engine.distributed import World, to_device
 from pipeline.engine.errors import CheckpointError, DivergedError, RunError
@@ -27,6 +29,7 @@ from pipeline.engine.objective import Objective
 from pipeline.engine.optimizer import learning_rate
 
 MAX_SKIPPED_IN_A_ROW = 10
+DAMAGED = "data/damaged"
 
 
 def train(
@@ -82,7 +85,11 @@ class _Run:
             self.part = Slice(engine.global_batch, engine.micro_batch, world.rank, world.size)
         except ValueError as error:
             raise RunError(str(error)) from error
-        self.order = Order(objective.indices, engine.seed)
+        try:
+            self.order = make_stream(objective.dataset, objective.indices, config.data, engine.seed)
+        except ValueError as error:
+            raise RunError(str(error)) from error
+        self.damage = DamageLog(config.out, world.rank)
         self.engine = DeepSpeedEngine(objective.model, engine, world, self.part.num_micro)
         self.store = CheckpointStore(config.out / "checkpoints", world, engine.checkpoint.keep_last)
         self.identity = _plain(
@@ -90,6 +97,7 @@ class _Run:
                 **objective.identity(),
                 "global_batch": engine.global_batch,
                 "seed": engine.seed,
+                "data": config.data.order_of_samples(),
                 "precision": engine.precision,
                 "optimizer": engine.optimizer.model_dump(mode="json"),
             }
@@ -135,6 +143,8 @@ class _Run:
             f"{self.world.size} ranks on {self.world.device.type}, ZeRO-{engine.zero_stage}, "
             f"{engine.precision}, {describe()}"
         )
+        for damaged in self.objective.dataset.damaged_shards():
+            say(f"{self.title:<18} warning: {damaged}; what cannot be read is replaced")
         self.log = MetricsLog(self.config.out, self.title, engine.num_steps, self.step)
 
     def train(self, stop: lifecycle.StopFlag) -> int:
@@ -146,6 +156,7 @@ class _Run:
             self.part,
             cursor=self.cursor,
             prefetch=self.config.data.prefetch_batches,
+            readers=self.config.data.readers,
         )
         batches = iter(self.loader)
         window, skipped = Window(), 0
@@ -181,10 +192,18 @@ class _Run:
             self.log.close()
 
     def _report(self, window: Window, lr: float, grad_norm: float) -> None:
-        values = self.objective.summarise(self.world.sum(window.sums))
+        assert self.loader is not None
+        damaged = self.damage.write(self.loader.take_damage())
+        counted = {DAMAGED: torch.tensor(float(damaged), device=self.world.device)}
+        sums = self.world.sum(window.sums | counted)
+        damaged = int(sums.pop(DAMAGED))
+        values = self.objective.summarise(sums)
         if self.log is None:
             return
         values |= {"lr": lr, "grad_norm": grad_norm}
+        if damaged:
+            values["damaged_samples"] = damaged
+            say(f"{self.title:<18} {damaged} damaged samples replaced; see {self.damage.folder}")
         rate = window.steps * self.config.engine.global_batch / max(window.seconds, 1e-9)
         remaining = (self.config.engine.num_steps - self.step) * self.config.engine.global_batch
         self.log.train(self.step, values, rate)
@@ -205,9 +224,7 @@ class _Run:
         mine = mine if len(mine) else indices[:1]
         for start in range(0, len(mine), batch_size):
             chunk = mine[start : start + batch_size]
-            samples = [
-                self.objective.eval_sample(int(i), np.random.default_rng(int(i))) for i in chunk
-            ]
+            samples = [self._eval_sample(int(i), indices) for i in chunk]
             batch = to_device(self.objective.collate(samples), self.world.device)
             sums = self.objective.eval_sums(self.engine.model, batch)
             window.add({name: weight * value for name, value in sums.items()})
@@ -216,6 +233,19 @@ class _Run:
             self.evaluated = self.objective.summarise(self.world.sum(window.sums))
             if self.log:
                 self.log.evaluation(self.step, self.evaluated)
+
+    def _eval_sample(self, index: int, others: np.ndarray) -> Any:
+        """The sample, or the first of the others that is not damaged."""
+
+        def read(i: int) -> Any:
+            return self.objective.eval_sample(i, np.random.default_rng(i))
+
+        found = next(readable(np.array([index, *others]), read), None)
+        if found is None:
+            raise RunError(
+                "no held-out sample can be read; look at the data with `python -m shards verify`"
+            )
+        return found
 
     def _commit(self) -> None:
         if self.step == self.committed_step:

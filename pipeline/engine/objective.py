@@ -9,6 +9,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from pipeline.data.loader import Batch
+from shards import SampleSet
 
 Sums = dict[str, Tensor]
 """Quantities that add up over samples, micro-batches and ranks."""
@@ -30,6 +31,11 @@ class Objective(Protocol):
     """One stage. `model(batch)` returns a StepOutput; everything else is data and words."""
 
     model: nn.Module
+
+    @property
+    def dataset(self) -> SampleSet:
+        """Where the samples come from."""
+        ...
 
     @property
     def indices(self) -> np.ndarray:

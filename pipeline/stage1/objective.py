@@ -1,5 +1,6 @@
 """Stage 1 as the training loop sees it: windows of one modality, and what a finished run leaves."""
 
+import itertools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,13 @@ from torch import Tensor, nn
 from configs import ConfigError
 from configs.schema import Stage1Config
 from pipeline.data.loader import Batch
+from pipeline.data.selection import readable, select
 from pipeline.data.transforms import GRID_M, Normaliser, cut, flip_and_turn, statistics_for
 from pipeline.engine.objective import Sums
 from pipeline.layers.scores import accuracy, code_usage, miou
 from pipeline.stage1.artifact import ImageTokenizer
 from pipeline.stage1.tokenizer import Tokenizer
-from shards import Dataset
+from shards import SampleSet
 
 NUM_PICTURES = 4
 Window = tuple[np.ndarray, np.ndarray]
@@ -25,19 +27,20 @@ Window = tuple[np.ndarray, np.ndarray]
 class TokenizerObjective:
     """Train one image or class tokenizer on the samples that have the modality."""
 
-    def __init__(self, config: Stage1Config, dataset: Dataset):
+    def __init__(self, config: Stage1Config, dataset: SampleSet):
         self.config, self.dataset = config, dataset
         name = config.modality
         if name not in dataset.modalities:
             have = ", ".join(dataset.modalities)
             raise ConfigError(f"modality={name}: {dataset.path} has {have}")
         self.row = dataset.modalities[name]
-        self.indices = dataset.select(split=config.data.split, require=[name])
+        self.indices = select(dataset, config.data, config.data.split, [name])
         if not len(self.indices):
             raise ConfigError(
-                f"no sample of {dataset.path} in split {config.data.split!r} has {name}"
+                f"no sample of {dataset.path} in split {config.data.split!r} has {name} and passes "
+                "data.filter"
             )
-        self.eval_indices = dataset.select(split=config.data.eval_split, require=[name])
+        self.eval_indices = select(dataset, config.data, config.data.eval_split, [name])
         self.normaliser = None
         if self.row.kind == "image":
             self.normaliser = Normaliser(self.row, statistics_for(dataset, name, config.data))
@@ -57,7 +60,7 @@ class TokenizerObjective:
 
     def eval_sample(self, index: int, rng: np.random.Generator) -> Window:
         """The window in the centre, as it is."""
-        return self._prepare(self._window(self._read(index), 0.5, 0.5))
+        return self._prepare(self._centre(index))
 
     def collate(self, samples: list[Window]) -> Batch:
         """X [B, C, H, W] float32 (class maps uint8), valid [B, H, W] bool."""
@@ -108,8 +111,7 @@ class TokenizerObjective:
         device = next(self.model.parameters()).device
         truth, restored = [], []
         self.model.eval()
-        for index in chosen[:NUM_PICTURES]:
-            x = self._window(self._read(int(index)), 0.5, 0.5)
+        for x in itertools.islice(readable(chosen, self._centre), NUM_PICTURES):
             pixels, _ = self._prepare(x)
             codes = self.model.tokenize(torch.from_numpy(pixels)[None].to(device))
             truth.append(x)
@@ -122,6 +124,9 @@ class TokenizerObjective:
         x = self.dataset.read(index, [self.config.modality])[self.config.modality]
         assert isinstance(x, np.ndarray)
         return x
+
+    def _centre(self, index: int) -> np.ndarray:
+        return self._window(self._read(index), 0.5, 0.5)
 
     def _window(self, x: np.ndarray, down: float, right: float) -> np.ndarray:
         """The window whose corner lies at these shares of the room around it."""
@@ -149,4 +154,8 @@ class TokenizerObjective:
 
     def _smallest_side(self) -> int:
         """Side of the first sample's tile: data sets are cut to one size unless crop_px says less."""
-        return min(self._read(int(self.indices[0])).shape[1:])
+        sides = readable(self.indices, lambda i: min(self._read(i).shape[1:]))
+        found = next(sides, None)
+        if found is None:
+            raise ConfigError(f"no sample of {self.dataset.path} can be read; verify the data set")
+        return found

@@ -14,11 +14,12 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
 from configs import ConfigError
 from configs.schema import Stage1Config, WordPieceConfig
+from pipeline.data.selection import readable, select
 from pipeline.data.tokens import EOS, SPECIAL, UNK
 from pipeline.engine import lifecycle
 from pipeline.engine.errors import RunError
 from pipeline.engine.metrics import say
-from shards import Dataset
+from shards import SampleSet
 
 
 class TextTokenizer:
@@ -76,18 +77,18 @@ def train_wordpiece(texts: Iterator[str], config: WordPieceConfig) -> TextTokeni
     return TextTokenizer(inner, config.max_tokens)
 
 
-def train_text(config: Stage1Config, dataset: Dataset) -> int:
+def train_text(config: Stage1Config, dataset: SampleSet) -> int:
     """Stage 1 of a text modality. One process does it; it is a matter of seconds."""
     name = config.modality
     with lifecycle.run_lock(config.out):
         text = config.tokenizer.text
-        indices = dataset.select(split=config.data.split, require=[name])
+        indices = select(dataset, config.data, config.data.split, [name])
         if not len(indices):
             raise ConfigError(f"no sample of {dataset.path} has {name}")
         if text.path is not None:
             tokenizer = TextTokenizer.from_pretrained(Path(text.path))
         else:
-            texts = (str(dataset.read(int(i), [name])[name]) for i in indices)
+            texts = readable(indices, lambda i: str(dataset.read(i, [name])[name]))
             tokenizer = train_wordpiece(texts, text)
         tokenizer.save(config.out / "artifact")
         lifecycle.write_records(config.out, config, 1, {"fingerprint": dataset.fingerprint})

@@ -8,8 +8,7 @@ of ranks, repeats no finished shard and changes no byte.
 
 import os
 import time
-from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,8 +24,9 @@ from pipeline.engine.metrics import clock, say
 from pipeline.stage1 import place_time
 from pipeline.stage1.artifact import ImageTokenizer, fingerprint
 from pipeline.stage1.text import TextTokenizer
-from shards import Dataset, open_dataset
+from shards import DamagedError, Dataset, open_dataset
 from shards.extra import ExtraWriter
+from shards.sample import Part
 
 Encode = Callable[[list[Any]], list[np.ndarray]]
 REPORT_EVERY_S = 5.0
@@ -84,25 +84,21 @@ def _run(
     world: distributed.World,
 ) -> None:
     """This rank's share of the shards that are not done yet."""
-    shards: dict[tuple[str, str], list[int]] = defaultdict(list)
-    for i in range(dataset.num_samples):
-        split, shard, _ = dataset.location(i)
-        shards[split, shard].append(i)
-    done = world.broadcast(sorted(writer.done_shards()) if world.is_main else None)
-    todo = [key for key in shards if "/".join(key) not in set(done)]
+    done = set(world.broadcast(sorted(writer.done_shards()) if world.is_main else None))
+    todo = [shard for shard in dataset.shards if "/".join(shard) not in done]
     present = dataset.present(name)
-    mine = todo[world.rank :: world.size]
-    total = sum(len(shards[key]) for key in mine)
+    mine = [(shard, dataset.shard_samples(*shard)) for shard in todo[world.rank :: world.size]]
+    total = sum(len(samples) for _, samples in mine)
     finished, started, told = 0, time.perf_counter(), time.perf_counter()
-    for key in mine:
-        parts: list[np.ndarray | None] = [None] * len(shards[key])
-        slots = [s for s, i in enumerate(shards[key]) if present[i]]
+    for shard, samples in mine:
+        parts: list[np.ndarray | None] = [None] * len(samples)
+        slots = [s for s, i in enumerate(samples) if present[i]]
         for start in range(0, len(slots), batch):
-            chunk = slots[start : start + batch]
-            values = [dataset.read(shards[key][s], [name])[name] for s in chunk]
-            for slot, codes in zip(chunk, encode(values), strict=True):
-                parts[slot] = codes
-        writer.write_shard("/".join(key), parts)
+            values = _intact(dataset, name, samples, slots[start : start + batch])
+            if values:
+                for slot, codes in zip(values, encode(list(values.values())), strict=True):
+                    parts[slot] = codes
+        writer.write_shard("/".join(shard), parts)
         finished += len(parts)
         if world.is_main and time.perf_counter() - told > REPORT_EVERY_S:
             told = time.perf_counter()
@@ -115,6 +111,17 @@ def _run(
         rate = finished / max(time.perf_counter() - started, 1e-9)
         what = f"{finished} samples, {rate:.0f} samples/s per rank" if mine else "already there"
         say(f"tokenize {name:<11} done: {what}")
+
+
+def _intact(dataset: Dataset, name: str, samples: range, slots: Sequence[int]) -> dict[int, Part]:
+    """The parts of a shard's slots; a damaged one is told and has no tokens, as if it were missing."""
+    found = {}
+    for slot in slots:
+        try:
+            found[slot] = dataset.read(samples[slot], [name])[name]
+        except DamagedError as error:
+            say(f"tokenize {name:<11} left out: {error}")
+    return found
 
 
 def _tokenizer(

@@ -16,7 +16,7 @@ from configs.registry import in_registry_order
 from configs.schema import MaskedConfig
 from pipeline.data.tokens import extra_name
 from pipeline.layers.positions import grid_centres, grid_positions, sincos
-from shards import Dataset
+from shards import SampleSet
 
 Kind = Literal["pixels", "map", "sequence", "set"]
 _KINDS: dict[str, Kind] = {
@@ -129,7 +129,7 @@ class Layout:
         return cls(streams, record["window_m"], record["crops"], record["token_info"])
 
 
-def build_layout(config: MaskedConfig, dataset: Dataset) -> Layout:
+def build_layout(config: MaskedConfig, dataset: SampleSet) -> Layout:
     """The streams a configuration asks for, as the data set's tokens define them.
 
     Raises ConfigError for modalities or tokens that the data set lacks, and for grids that differ.
@@ -158,7 +158,7 @@ def build_layout(config: MaskedConfig, dataset: Dataset) -> Layout:
     return Layout(tuple(_with_offsets(streams)), window_m, num_crops, info)
 
 
-def _pixel_stream(name: str, config: MaskedConfig, dataset: Dataset, window_m: float) -> Stream:
+def _pixel_stream(name: str, config: MaskedConfig, dataset: SampleSet, window_m: float) -> Stream:
     if name not in dataset.modalities:
         raise ConfigError(f"{dataset.path} has no {name}; take it out of masked.pixels")
     row = dataset.modalities[name]

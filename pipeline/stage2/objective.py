@@ -10,19 +10,20 @@ from torch import Tensor, nn
 from configs import ConfigError
 from configs.schema import Stage2Config
 from pipeline.data.loader import Batch
+from pipeline.data.selection import select
 from pipeline.data.transforms import Normaliser, statistics_for
 from pipeline.engine.objective import Sums
 from pipeline.stage2.artifact import save
 from pipeline.stage2.layout import build_layout
 from pipeline.stage2.model import MaskedTransformer
 from pipeline.stage2.samples import Masked, SampleReader, collate, masked_sample
-from shards import Dataset
+from shards import SampleSet
 
 
 class MaskedObjective:
     """Train the masked multi-modal transformer on all samples that have anything to predict."""
 
-    def __init__(self, config: Stage2Config, dataset: Dataset):
+    def __init__(self, config: Stage2Config, dataset: SampleSet):
         self.config, self.dataset = config, dataset
         self.layout = build_layout(config.masked, dataset)
         normalisers = {
@@ -33,7 +34,7 @@ class MaskedObjective:
         self.indices = self._usable(config.data.split)
         if not len(self.indices):
             raise ConfigError(
-                f"no sample of {dataset.path} in split {config.data.split!r} is usable"
+                f"no sample of {dataset.path} in split {config.data.split!r} is usable and passes data.filter"
             )
         self.eval_indices = self._usable(config.data.eval_split)
         self.model: nn.Module = MaskedTransformer(self.layout, config.masked)
@@ -83,5 +84,5 @@ class MaskedObjective:
         save(self.model, self.reader.normalisers, folder / "artifact")
 
     def _usable(self, split: str) -> np.ndarray:
-        chosen = self.dataset.select(split=split)
+        chosen = select(self.dataset, self.config.data, split)
         return chosen[self.reader.usable[chosen]]

@@ -26,7 +26,7 @@ from pipeline.data.tokens import BOS, extra_name
 from pipeline.data.transforms import Normaliser, cut, window_offsets
 from pipeline.stage2.layout import Layout, Stream
 from pipeline.stage2.masking import Selection, select
-from shards import Dataset
+from shards import SampleSet
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Masked:
 class SampleReader:
     """Reads the content of samples for one layout."""
 
-    def __init__(self, dataset: Dataset, layout: Layout, normalisers: dict[str, Normaliser]):
+    def __init__(self, dataset: SampleSet, layout: Layout, normalisers: dict[str, Normaliser]):
         self.dataset, self.layout, self.normalisers = dataset, layout, normalisers
         self._names = [_part_name(s) for s in layout.streams]
         # A sample whose parts are all absent has nothing to learn from.

@@ -6,15 +6,25 @@ from typing import Any, NamedTuple
 from configs.schema.modality import Modality
 
 GRID_M = 10.0
+Affine = tuple[float, float, float, float, float, float]
 
 
 class Grid(NamedTuple):
     """Where a map lies: its size counted in pixels of 10 m, and the transform of that grid."""
 
     crs: str | None
-    transform: tuple[float, float, float, float, float, float] | None
+    transform: Affine | None
     height: float
     width: float
+
+
+class Window(NamedTuple):
+    """A rectangle of pixels."""
+
+    row_off: int
+    col_off: int
+    height: int
+    width: int
 
 
 def difference(a: Grid, b: Grid) -> str | None:
@@ -34,33 +44,58 @@ def difference(a: Grid, b: Grid) -> str | None:
     return f"bounds {apart:g} apart, more than half a pixel" if apart > pixel / 2 else None
 
 
-def _apply(t: tuple[float, ...], col: float, row: float) -> tuple[float, float]:
-    return t[0] * col + t[1] * row + t[2], t[3] * col + t[4] * row + t[5]
+def grid_of(file: Any, row: Modality, window: Window | None = None) -> Grid:
+    """The grid of an open rasterio file of this modality; without place if it is not georeferenced.
 
-
-def grid_of(file: Any, row: Modality) -> Grid:
-    """The grid of an open rasterio file of this modality; without place if it is not georeferenced."""
+    `window` takes a part of it, in the file's own pixels.
+    """
     assert row.gsd_m is not None
-    scale = GRID_M / row.gsd_m
-    height, width = file.height / scale, file.width / scale
+    window = window or _whole(file)
     if not _georeferenced(file):
-        return Grid(None, None, height, width)
-    a, b, c, d, e, f = file.transform[:6]
-    transform = (a * scale, b * scale, c, d * scale, e * scale, f)
-    return Grid(file.crs.to_string(), transform, height, width)
+        return grid_at(None, None, window.height, window.width, row.gsd_m)
+    affine = _moved(file.transform[:6], window)
+    return grid_at(file.crs.to_string(), affine, window.height, window.width, row.gsd_m)
+
+
+def grid_at(crs: str | None, affine: Affine | None, height: int, width: int, gsd_m: float) -> Grid:
+    """The grid of a map with pixels of `gsd_m`; its size and transform count those."""
+    scale = GRID_M / gsd_m
+    if affine is not None:
+        a, b, c, d, e, f = affine
+        affine = (a * scale, b * scale, c, d * scale, e * scale, f)
+    return Grid(crs, affine, height / scale, width / scale)
+
+
+def centre(file: Any, window: Window | None = None) -> tuple[float, float] | None:
+    """Longitude and latitude of the middle of an open rasterio file or a part of it, degrees."""
+    if not _georeferenced(file):
+        return None
+    window = window or _whole(file)
+    return centre_at(file.crs, _moved(file.transform[:6], window), window.height, window.width)
+
+
+def centre_at(crs: Any, affine: Affine, height: int, width: int) -> tuple[float, float] | None:
+    """Longitude and latitude of the middle of a map, degrees; None where there are none."""
+    from rasterio.warp import transform
+
+    x, y = _apply(affine, width / 2, height / 2)
+    found = transform(crs, "EPSG:4326", [x], [y])
+    lon, lat = float(found[0][0]), float(found[1][0])
+    return (lon, lat) if math.isfinite(lon + lat) else None
+
+
+def _whole(file: Any) -> Window:
+    return Window(0, 0, file.height, file.width)
 
 
 def _georeferenced(file: Any) -> bool:
     return file.crs is not None and not file.transform.is_identity
 
 
-def centre(file: Any) -> tuple[float, float] | None:
-    """Longitude and latitude of the middle of the map, degrees."""
-    if not _georeferenced(file):
-        return None
-    from rasterio.warp import transform
+def _moved(affine: Affine, window: Window) -> Affine:
+    x, y = _apply(affine, window.col_off, window.row_off)
+    return (affine[0], affine[1], x, affine[3], affine[4], y)
 
-    x, y = _apply(file.transform[:6], file.width / 2, file.height / 2)
-    found = transform(file.crs, "EPSG:4326", [x], [y])
-    lon, lat = float(found[0][0]), float(found[1][0])
-    return (lon, lat) if math.isfinite(lon + lat) else None
+
+def _apply(t: tuple[float, ...], col: float, row: float) -> tuple[float, float]:
+    return t[0] * col + t[1] * row + t[2], t[3] * col + t[4] * row + t[5]

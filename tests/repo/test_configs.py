@@ -25,7 +25,21 @@ RUNNABLE = sorted(
     if path.parent.name not in ("modalities", "statistics")
 )
 # What a file leaves open on purpose, for the user to say.
-OPEN = {"configs/shards/geotiff.yaml": ["source.path=somewhere"]}
+OPEN = {
+    "configs/shards/geotiff.yaml": ["source.path=somewhere"],
+    "configs/shards/terramesh.yaml": ["source.path=somewhere"],
+    "configs/shards/ssl4eo.yaml": ["source.path=somewhere"],
+    "configs/shards/mmearth.yaml": ["source.path=somewhere"],
+    "configs/shards/geobench.yaml": ["source.path=somewhere"],
+    "configs/shards/webdataset.yaml": [
+        "source.urls=[somewhere/*.tar]",
+        "source.members={s2.npy: S2L2A, json: meta}",
+    ],
+    "configs/shards/geotiff_list.yaml": [
+        "source.table=somewhere.csv",
+        "source.columns={s2_path: S2L2A}",
+    ],
+}
 
 
 def load_stage2(path: str | Path, *overrides: str) -> Stage2Config:

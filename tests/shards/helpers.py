@@ -91,6 +91,13 @@ def config_for(source: Path, out: Path, **changes: object) -> ShardsConfig:
     return config
 
 
+def source_config(source: dict[str, object], out: Path, **changes: object) -> ShardsConfig:
+    """A build from any source."""
+    config = parse_config({"kind": "shards", "source": source, "out": str(out), **changes})
+    assert isinstance(config, ShardsConfig)
+    return config
+
+
 def command_for(source: Path, out: Path, *overrides: str) -> list[str]:
     """Arguments of `python -m shards build` that mean the same as `config_for`."""
     return [

@@ -11,8 +11,9 @@ import pytest
 from shards import build as build_module
 from shards.__main__ import main
 from shards.build import build
-from shards.dataset import open_dataset, samples_table
+from shards.dataset import open_dataset
 from shards.errors import ShardError
+from shards.filters import samples_columns
 from shards.verify import verify
 from tests.shards.helpers import (
     ROOT,
@@ -75,12 +76,15 @@ def test_statistics_leave_out_nodata_and_what_is_not_finite(tmp_path: Path) -> N
 
 def test_the_samples_table_agrees_with_the_index(built: Path) -> None:
     dataset = open_dataset(built)
-    table = samples_table(dataset)
+    columns = samples_columns(dataset)
+    table = columns.to_pydict()
     assert table["key"] == list(dataset.keys)
     where = zip(table["split"], table["shard"], table["slot"], strict=True)
     assert list(where) == [dataset.location(i) for i in range(dataset.num_samples)]
     assert table["lon"] == [dataset.meta(i).lon for i in range(dataset.num_samples)]
-    bit = [part.partition(".")[0] for part in table["parts"]].index("S1RTC")
+    bit = [part.partition(".")[0] for part in json.loads(columns.schema.metadata[b"parts"])].index(
+        "S1RTC"
+    )
     assert [p >> bit & 1 for p in table["present"]] == dataset.present("S1RTC").tolist()
 
 

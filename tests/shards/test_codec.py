@@ -102,6 +102,8 @@ def test_every_modality_has_a_member_that_round_trips() -> None:
             part = np.ones((row.num_bands, 4, 5), row.dtype)
         elif row.kind == "coordinates":
             part = np.array([12.5, -3.25])
+        elif row.kind == "vector":
+            part = np.ones(row.num_bands, row.dtype)
         else:
             part = "2021-07-23" if row.kind == "date" else "Füße auf dem Feld"
         stem, _, extension = part_name(row).partition(".")

@@ -66,7 +66,7 @@ def test_parts_of_different_makers_never_mix(copy: Path) -> None:
     ("misuse", "told"),
     [
         (lambda d: ExtraWriter(d, "tok.x", {}), "cannot name an extra"),
-        (lambda d: ExtraWriter(d, "DEM", {}), "cannot name an extra"),
+        (lambda d: ExtraWriter(d, "DEM", {}), "has had DEM since it was built"),
         (lambda d: ExtraWriter(d, "t", {}).write_shard("train/shard-000000", []), "4 samples, 0"),
         (lambda d: ExtraWriter(d, "t", {}).write_shard("train/shard-9", []), "no shard"),
     ],

@@ -7,8 +7,8 @@ import pytest
 from configs.schema import GeoTiffSourceConfig
 from shards.errors import SampleError, SourceError
 from shards.sample import Sample, checked
-from shards.sources import geotiff
 from shards.sources.base import refs_of
+from shards.sources.convert import invalid_pixels
 from shards.sources.geotiff import GeoTiffSource
 from tests.shards.helpers import PX, TERRAMESH, tiny_array, write_tiff
 
@@ -163,7 +163,7 @@ def test_values_that_fit_are_converted(tmp_path: Path) -> None:
 
 def test_a_nodata_value_the_type_cannot_hold_marks_nothing() -> None:
     pixels = np.array([[[1, 2]]], np.int16)
-    invalid = geotiff._invalid(pixels, -99999.0)
+    invalid = invalid_pixels(pixels, -99999.0)
     assert invalid is not None
     assert not invalid.any()
 

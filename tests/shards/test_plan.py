@@ -146,3 +146,11 @@ def test_the_source_may_say_the_splits() -> None:
     }
     with pytest.raises(ShardError, match="no splits; write shares"):
         plan(listing.drop_columns(["split"]), config)
+
+
+def test_the_digest_does_not_depend_on_how_columns_are_cut() -> None:
+    made = planned([SampleRef(f"k{i}", i, i, None, None, 1) for i in range(9)])
+    cut = pa.concat_tables([made.table.slice(0, 4), made.table.slice(4)])
+    assert Plan(cut, made.counts, made.samples_per_shard).digest == made.digest
+    other = Plan(cut.slice(0, 8), made.counts, made.samples_per_shard)
+    assert other.digest != made.digest

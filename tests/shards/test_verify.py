@@ -100,11 +100,14 @@ def test_following_the_advice_heals(copy: Path, collection: Path) -> None:
 
 
 def test_a_foreign_samples_table_is_told(copy: Path, tmp_path: Path) -> None:
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
     path = copy / "samples.parquet"
     table = pq.read_table(path)
     pq.write_table(table.slice(1), path)
+    assert "9 rows, the index 10 samples" in errors(verify(copy))
+    pq.write_table(pa.concat_tables([table.slice(1), table.slice(0, 1)]), path)
     assert "its keys differ" in errors(verify(copy))
     present = table.column("present").to_numpy() ^ 1
     changed = table.set_column(

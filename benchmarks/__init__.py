@@ -1,0 +1,1 @@
+"""Measurements against other people's software, side by side on the same machine."""

@@ -1,0 +1,132 @@
+"""Add modalities of another source to a finished data set, sample by sample, by key.
+
+    python -m shards add-modality DIR --config configs/shards/geotiff.yaml source.path=NEW
+
+Shards of the new modality have the numbers and slots of the old ones; a sample that the source lacks,
+or cannot give, has it missing. The old shards are not touched. Stopped, the same command goes on.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from configs.schema import ShardsConfig
+from shards.dataset import Dataset
+from shards.errors import SampleError, ShardError
+from shards.extra import ExtraWriter
+from shards.progress import Progress
+from shards.record import Fault
+from shards.sample import Part, Sample, checked
+from shards.sources import SampleRef, Source, open_source
+from shards.sources.base import refs_of
+
+
+@dataclass(frozen=True)
+class Added:
+    """What one modality got: how many samples have it, and what was left out."""
+
+    modality: str
+    num_present: int
+    num_samples: int
+    faults: list[Fault]
+
+
+def add_modalities(
+    dataset: Dataset, config: ShardsConfig, names: Sequence[str] = (), *, quiet: bool = False
+) -> list[Added]:
+    """Add what the source of `config` has and the data set lacks, or the `names` of it.
+
+    Raises ShardError when there is nothing to add, no key is known to both, or more than `max_bad`
+    parts are unusable.
+    """
+    source = open_source(config.source)
+    wanted = names or [n for n in source.rows if n not in dataset.own_modalities]
+    unknown = [name for name in wanted if name not in source.rows]
+    if unknown or not wanted:
+        raise ShardError(
+            f"the source has {', '.join(source.rows)}; the data set has had "
+            f"{', '.join(dataset.own_modalities)} since it was built: there is no "
+            f"{', '.join(unknown) or 'other modality'} to add"
+        )
+    refs = _matched(dataset, source)
+    info = {"source": source.name, "fingerprint": source.fingerprint()}
+    writers = [ExtraWriter(dataset, name, info, source.rows[name]) for name in wanted]
+    done = {writer.name: writer.done_shards() for writer in writers}
+    faults: list[Fault] = []
+    with Progress(dataset.num_samples, quiet=quiet) as progress:
+        for split, name in dataset.shards:
+            shard = f"{split}/{name}"
+            due = [w for w in writers if shard not in done[w.name]]
+            samples = dataset.shard_samples(split, name)
+            if due:
+                columns = _read(source, [refs[i] for i in samples], due, faults)
+                if len(faults) > config.max_bad:
+                    raise ShardError(
+                        f"more than max_bad={config.max_bad} parts are unusable, the last: "
+                        f"{faults[-1]}; allow more with max_bad=N; finished shards are kept"
+                    )
+                for writer in due:
+                    writer.write_shard(shard, columns[writer.name])
+            progress.advance(len(samples), 0)
+    return [
+        Added(w.name, w.commit()["num_present"], dataset.num_samples, faults_of(w.name, faults))
+        for w in writers
+    ]
+
+
+def faults_of(name: str, faults: Sequence[Fault]) -> list[Fault]:
+    """Those of one modality, and of samples that were unreadable as a whole."""
+    return [fault for fault in faults if fault.part in ("", name)]
+
+
+def _matched(dataset: Dataset, source: Source) -> list[SampleRef | None]:
+    """The source's row for each sample of the data set, by key."""
+    import pyarrow as pa
+    import pyarrow.compute
+
+    listing = source.listing()
+    index_in = pyarrow.compute.index_in  # type: ignore[attr-defined]
+    keys = pa.array(list(dataset.keys), pa.large_string())
+    found = index_in(keys, value_set=listing.column("key").combine_chunks())
+    known = np.flatnonzero(found.is_valid().to_numpy(zero_copy_only=False))
+    if not len(known):
+        raise ShardError(
+            f"no key of the source is one of {dataset.path}: such as "
+            f"{listing.column('key')[0].as_py()!r} there and {dataset.keys[0]!r} here"
+        )
+    rows = found.take(pa.array(known))
+    refs: list[SampleRef | None] = [None] * dataset.num_samples
+    for i, ref in zip(known.tolist(), refs_of(listing.take(rows)), strict=True):
+        refs[i] = ref
+    return refs
+
+
+def _read(
+    source: Source,
+    refs: Sequence[SampleRef | None],
+    writers: Sequence[ExtraWriter],
+    faults: list[Fault],
+) -> dict[str, list[Part | None]]:
+    """One column of parts per writer, in slot order."""
+    columns: dict[str, list[Part | None]] = {writer.name: [] for writer in writers}
+    for sample in _samples(source, refs, faults):
+        for name, column in columns.items():
+            column.append(sample.parts.get(name) if sample else None)
+            if sample and name in sample.faults:
+                faults.append(Fault(sample.key, name, sample.faults[name]))
+    return columns
+
+
+def _samples(
+    source: Source, refs: Sequence[SampleRef | None], faults: list[Fault]
+) -> Iterator[Sample | None]:
+    for ref in refs:
+        if ref is None:
+            yield None
+            continue
+        try:
+            yield checked(source.read(ref), source.rows)
+        except (SampleError, OSError) as error:
+            faults.append(Fault(ref.key, "", str(error)))
+            yield None

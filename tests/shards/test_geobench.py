@@ -1,0 +1,440 @@
+"""GEO-Bench v1, against tiny twins written as its own code writes them, and against a real sample."""
+
+import contextlib
+import datetime
+import json
+import os
+import pickle
+import re
+import sys
+import types
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import affine
+import h5py
+import numpy as np
+import pytest
+import rasterio.crs
+
+from configs.registry import modality
+from configs.schema import GeoBenchSourceConfig
+from shards.build import build
+from shards.dataset import open_dataset
+from shards.errors import SampleError, SourceError
+from shards.sample import Sample, checked
+from shards.sources.base import refs_of
+from shards.sources.geobench import GeoBenchSource
+from shards.sources.own_rows import distinct_colors
+from shards.verify import verify
+from tests.shards.helpers import ROOT, source_config
+
+REAL = ROOT.parent / "shared" / "data" / "geobench" / "classification_v1.0" / "m-eurosat"
+PX = 6
+S2 = (
+    *("01 - Coastal aerosol", "02 - Blue", "03 - Green", "04 - Red", "05 - Vegetation Red Edge"),
+    *("06 - Vegetation Red Edge", "07 - Vegetation Red Edge", "08 - NIR"),
+    *("08A - Vegetation Red Edge", "09 - Water vapour", "10 - SWIR - Cirrus", "11 - SWIR"),
+    "12 - SWIR",
+)
+NO_CIRRUS = tuple(name for name in S2 if "Cirrus" not in name)
+LANDSAT = ("01 - Coastal aerosol", "02 - Blue", "03 - Green", "04 - Red", "05 - NIR", "06 - SWIR1")
+CLASSES = {
+    "geobench.dataset": ("Sentinel2", "Landsat8", "SpectralBand", "ElevationBand"),
+    "geobench.label": ("Classification", "MultiLabelClassification"),
+    "geobench.task": ("TaskSpecifications",),
+}
+MORE = {"geobench.dataset": ("HyperSpectralBands", "SegmentationClasses")}
+
+
+@contextlib.contextmanager
+def geobench() -> Iterator[Any]:
+    """GEO-Bench's classes, as far as pickles name them; away again when the block ends."""
+    package = types.ModuleType("geobench")
+    modules = {"geobench": package}
+    for where in CLASSES:
+        module = types.ModuleType(where)
+        for name in (*CLASSES[where], *MORE.get(where, ())):
+            setattr(module, name, type(name, (), {"__module__": where}))
+            setattr(package, name, getattr(module, name))
+        modules[where] = module
+    before = {name: sys.modules.get(name) for name in modules}
+    sys.modules.update(modules)
+    try:
+        yield package
+    finally:
+        for name, module in before.items():
+            if module is None:
+                del sys.modules[name]
+            else:
+                sys.modules[name] = module
+
+
+def made(cls: type, **attributes: Any) -> Any:
+    instance = cls()
+    vars(instance).update(attributes)
+    return instance
+
+
+class Band:
+    """What one dataset of a sample is written from."""
+
+    def __init__(
+        self,
+        name: str,
+        data: np.ndarray,
+        kind: str = "Sentinel2",
+        date: datetime.date | None = None,
+        gsd_m: float = 10,
+    ) -> None:
+        self.name, self.data, self.kind, self.date, self.gsd_m = name, data, kind, date, gsd_m
+
+    @property
+    def descriptor(self) -> str:
+        return self.name + (f"_{self.date:%Y-%m-%d}" if self.date else "")
+
+
+def write_sample(
+    path: Path, bands: Sequence[Band], label: Any = None, *, east_m: float | None = None
+) -> None:
+    """`write_sample_hdf5` of GEO-Bench."""
+    with h5py.File(path, "w") as file, geobench() as gb:
+        attributes: dict[str, Any] = {} if label is None else {"label": label}
+        transform = east_m and affine.Affine(10, 0, east_m, 0, -10, 5_000_000)
+        for band in bands:
+            file.create_dataset(band.descriptor, data=band.data)
+            attributes[band.descriptor] = {
+                "date": band.date,
+                "date_id": band.date,
+                "spatial_resolution": np.float64(band.gsd_m),
+                "band_info": made(getattr(gb, band.kind), name=band.name, alt_names=()),
+                "meta_info": None,
+                "transform": transform,
+                "crs": rasterio.crs.CRS.from_epsg(32633) if east_m else None,
+            }
+        attributes["bands_order"] = [band.descriptor for band in bands]
+        file.attrs["pickle"] = str(pickle.dumps(attributes, 4))
+
+
+def write_task(
+    folder: Path,
+    splits: dict[str, list[str]],
+    kind: str = "Classification",
+    classes: Sequence[str] | None = ("forest", "river", "field"),
+) -> None:
+    """The files beside the samples."""
+    folder.mkdir(parents=True, exist_ok=True)
+    everything = {"train": [], "valid": [], "test": []} | splits
+    (folder / "default_partition.json").write_text(json.dumps(everything))
+    if classes:
+        attribute = "class_name" if kind == "MultiLabelClassification" else "_class_names"
+        with geobench() as gb:
+            label = made(
+                getattr(gb, kind), n_classes=np.int64(len(classes)), **{attribute: list(classes)}
+            )
+            specs = made(gb.TaskSpecifications, label_type=label, bands_info=[])
+            (folder / "task_specs.pkl").write_bytes(pickle.dumps(specs, 4))
+
+
+def optical(names: Sequence[str], seed: int = 0, dtype: str = "int16") -> list[Band]:
+    rng = np.random.default_rng(seed)
+    return [Band(name, rng.integers(1, 9000, (PX, PX)).astype(dtype)) for name in names]
+
+
+def source_of(folder: Path, **options: Any) -> GeoBenchSource:
+    return GeoBenchSource(GeoBenchSourceConfig(path=folder, **options))
+
+
+def only_sample(folder: Path, **options: Any) -> Sample:
+    source = source_of(folder, **options)
+    (ref,) = refs_of(source.listing())
+    sample = source.read(ref)
+    return checked(sample, source.rows)
+
+
+def one(folder: Path, bands: Sequence[Band], label: Any = 1, **task: Any) -> Path:
+    """A task of one sample."""
+    write_task(folder, {"train": ["id_0"]}, **task)
+    write_sample(folder / "id_0.hdf5", bands, label)
+    return folder
+
+
+def array(sample: Sample, name: str) -> np.ndarray:
+    part = sample.parts[name]
+    assert isinstance(part, np.ndarray)
+    return part
+
+
+def test_thirteen_sentinel2_bands_are_l1c_in_the_registrys_order(tmp_path: Path) -> None:
+    bands = optical(S2)
+    sample = only_sample(one(tmp_path, list(reversed(bands))))
+    assert set(sample.parts) == {"S2L1C", "label"}
+    np.testing.assert_array_equal(array(sample, "S2L1C"), np.stack([b.data for b in bands]))
+    assert modality("S2L1C").bands[8:11] == ("B8A", "B09", "B10")
+
+
+def test_twelve_without_cirrus_are_l2a_whatever_type_holds_them(tmp_path: Path) -> None:
+    bands = optical(NO_CIRRUS, dtype="float32")
+    sample = only_sample(one(tmp_path, bands))
+    assert array(sample, "S2L2A").dtype == np.int16
+    np.testing.assert_array_equal(array(sample, "S2L2A"), np.stack([b.data for b in bands]))
+
+
+def test_the_configuration_may_say_otherwise_and_nothing_is_lost(tmp_path: Path) -> None:
+    bands = optical(S2)
+    sample = only_sample(one(tmp_path, bands), modality_map={"Sentinel2": "S2L2A"})
+    assert set(sample.parts) == {"S2L2A", "Sentinel2", "label"}
+    np.testing.assert_array_equal(array(sample, "Sentinel2")[0], bands[10].data)
+    np.testing.assert_array_equal(array(sample, "S2L2A")[10], bands[11].data)
+
+
+def test_landsat_is_taken_where_the_configuration_says_so(tmp_path: Path) -> None:
+    names = (*LANDSAT, "07 - SWIR2")
+    bands = [Band(n, np.full((PX, PX), i + 1, np.int16), "Landsat8") for i, n in enumerate(names)]
+    folder = one(tmp_path, bands)
+    assert set(only_sample(folder).parts) == {"Landsat8", "label"}
+    sample = only_sample(folder, modality_map={"Landsat8": "Landsat"})
+    assert array(sample, "Landsat")[:, 0, 0].tolist() == [1, 2, 3, 4, 5, 6, 7]
+
+
+def test_a_map_to_what_the_bands_cannot_fill_is_told(tmp_path: Path) -> None:
+    folder = one(tmp_path, [Band(n, np.ones((2, 2), np.int16), "Landsat8") for n in LANDSAT])
+    with pytest.raises(SourceError, match="Landsat8 has no B7 for Landsat"):
+        _ = source_of(folder, modality_map={"Landsat8": "Landsat"}).rows
+
+
+def test_other_band_sets_make_rows_of_their_own(tmp_path: Path) -> None:
+    rgb = [
+        Band(n, np.full((20, 20), i, np.uint8), "SpectralBand", gsd_m=0.1)
+        for i, n in enumerate(("Red", "Green", "Blue"))
+    ]
+    canopy = Band("Canopy Height Model", np.full((2, 2, 1), 1.5), "ElevationBand", gsd_m=1)
+    spectra = np.arange(2 * 2 * 5, dtype=np.int16).reshape(2, 2, 5)
+    neon = Band("Neon", spectra, "HyperSpectralBands", gsd_m=1)
+    source = source_of(one(tmp_path, [*rgb, canopy, neon]))
+    own = [name for name in source.rows if name not in ("coordinates", "date")]
+    assert own == ["image", "ElevationBand", "HyperSpectralBands", "label"]
+    image = source.rows["image"]
+    assert (image.bands, image.dtype, image.gsd_m) == (("Red", "Green", "Blue"), "uint8", 0.1)
+    assert image.display.bands == image.bands
+    assert source.rows["ElevationBand"].dtype == "float64"
+    assert source.rows["HyperSpectralBands"].bands[-1] == "Neon 005"
+    sample = source.read(refs_of(source.listing())[0])
+    assert array(sample, "ElevationBand").shape == (1, 2, 2)
+    np.testing.assert_array_equal(array(sample, "HyperSpectralBands")[3], spectra[:, :, 3])
+
+
+def test_a_type_the_registry_lacks_becomes_one_that_holds_it(tmp_path: Path) -> None:
+    bands = [Band(n, np.full((2, 2), 70000, np.int32), "SpectralBand") for n in ("a", "b")]
+    sample = only_sample(one(tmp_path, bands))
+    assert array(sample, "image").dtype == np.float64
+    assert (array(sample, "image") == 70000).all()
+
+
+@pytest.mark.parametrize(("dates", "year"), [("last", 2021), ("first", 2019)])
+def test_of_a_time_series_one_date_is_taken(tmp_path: Path, dates: str, year: int) -> None:
+    days = [datetime.date(y, 5, 11) for y in (2020, 2021, 2019)]
+    bands = [
+        Band(name, np.full((PX, PX), day.year, np.int16), date=day) for day in days for name in S2
+    ]
+    sample = only_sample(one(tmp_path, bands), dates=dates)
+    assert (array(sample, "S2L1C") == year).all()
+    assert sample.meta.times == {"S2L1C": f"{year}-05-11"}
+    assert sample.parts["date"] == f"{year}-05-11"
+
+
+def test_a_class_number_becomes_one_hot_over_the_tasks_classes(tmp_path: Path) -> None:
+    folder = one(tmp_path, optical(S2), label=2)
+    row = source_of(folder).rows["label"]
+    assert (row.kind, row.bands) == ("vector", ("forest", "river", "field"))
+    assert array(only_sample(folder), "label").tolist() == [0, 0, 1]
+
+
+@pytest.mark.parametrize(
+    "label", [[0, 1, 1], np.array([0, 1, 1]), np.array([0.0, 1.0, 1.0]), [1, 2]]
+)
+def test_several_classes_become_multi_hot(tmp_path: Path, label: Any) -> None:
+    folder = one(tmp_path, optical(S2), label=label, kind="MultiLabelClassification")
+    assert source_of(folder).rows["label"].bands == ("forest", "river", "field")
+    assert array(only_sample(folder), "label").tolist() == [0, 1, 1]
+
+
+@pytest.mark.parametrize("label", [3, -1, [0, 7], "river", [[1], [0, 2]], 0.5])
+def test_a_label_that_is_no_class_is_a_fault(tmp_path: Path, label: Any) -> None:
+    sample = only_sample(one(tmp_path, optical(S2), label=label))
+    assert list(sample.faults) == ["label"]
+    assert "id_0.hdf5" in sample.faults["label"]
+    assert "S2L1C" in sample.parts
+
+
+def test_a_label_map_becomes_a_class_map_with_its_own_colours(tmp_path: Path) -> None:
+    labels = np.arange(PX * PX).reshape(PX, PX) % 3
+    mask = Band("label", labels.astype(np.int64), "SegmentationClasses")
+    folder = one(tmp_path, [*optical(S2), mask], label=None, kind="SegmentationClasses")
+    row = source_of(folder).rows["label"]
+    assert (row.kind, row.num_classes) == ("classes", 3)
+    assert [c.name for c in row.classes] == ["forest", "river", "field"]
+    np.testing.assert_array_equal(array(only_sample(folder), "label")[0], labels)
+    mask.data[0, 0] = 3
+    spoilt = only_sample(
+        one(tmp_path, [*optical(S2), mask], label=None, kind="SegmentationClasses")
+    )
+    assert "class 3 is not one of 0 .. 2" in spoilt.faults["label"]
+
+
+def test_colours_are_distinct_and_always_the_same() -> None:
+    colors = distinct_colors(256)
+    assert len(set(colors)) == 256
+    assert colors[:3] == distinct_colors(3)
+    assert all(re.fullmatch("#[0-9a-f]{6}", color) for color in colors)
+
+
+def test_georeferencing_becomes_coordinates(tmp_path: Path) -> None:
+    write_task(tmp_path, {"train": ["id_0"]})
+    write_sample(tmp_path / "id_0.hdf5", optical(S2), 0, east_m=500_000)
+    source = source_of(tmp_path)
+    (ref,) = refs_of(source.listing())
+    sample = source.read(ref)
+    assert sample.meta.crs == "EPSG:32633"
+    assert sample.meta.transform == (10, 0, 500_000, 0, -10, 5_000_000)
+    assert sample.meta.lon == ref.lon == pytest.approx(15.0004, abs=1e-4)
+    assert sample.meta.lat == ref.lat == pytest.approx(45.1532, abs=2e-3)
+    assert array(sample, "coordinates").tolist() == [sample.meta.lon, sample.meta.lat]
+
+
+def test_splits_are_the_benchmarks_in_its_order(tmp_path: Path) -> None:
+    splits = {"test": ["z", "a.b"], "train": ["m", "c"], "valid": ["b"]}
+    write_task(tmp_path, splits)
+    for name in sum(splits.values(), []):
+        write_sample(tmp_path / f"{name}.hdf5", optical(S2), 0)
+    listing = source_of(tmp_path).listing()
+    assert listing.column("key").to_pylist() == ["m", "c", "b", "z", "a%2Eb"]
+    assert listing.column("split").to_pylist() == ["train", "train", "val", "test", "test"]
+    source = source_of(tmp_path)
+    assert source.read(refs_of(listing)[4]).key == "a%2Eb"
+
+
+def test_an_unknown_partition_names_those_there_are(tmp_path: Path) -> None:
+    folder = one(tmp_path, optical(S2))
+    with pytest.raises(SourceError, match=r"1x_partition\.json: no such partition.*\['default'\]"):
+        source_of(folder, partition="1x").listing()
+    (folder / "1x_partition.json").write_text('{"train": []}')
+    with pytest.raises(SourceError, match=r"1x_partition\.json: not a partition of GEO-Bench"):
+        source_of(folder, partition="1x").listing()
+
+
+def test_the_partition_is_part_of_the_fingerprint(tmp_path: Path) -> None:
+    folder = one(tmp_path, optical(S2))
+    before = source_of(folder).fingerprint()
+    assert before == source_of(folder).fingerprint()
+    write_task(folder, {"valid": ["id_0"]})
+    assert source_of(folder).fingerprint() != before
+
+
+def test_the_number_of_classes_may_come_from_elsewhere(tmp_path: Path) -> None:
+    folder = one(tmp_path, optical(S2), classes=None)
+    with pytest.raises(SourceError, match=r"write source\.num_classes=N"):
+        _ = source_of(folder).rows
+    assert source_of(folder, num_classes=4).rows["label"].num_bands == 4
+    (folder / "label_map.json").write_text(json.dumps({"0": ["a"], "6": ["b"]}))
+    assert source_of(folder).rows["label"].bands[-1] == "class 6"
+
+
+class Evil:
+    def __reduce__(self) -> Any:
+        return os.system, ("touch ran",)
+
+
+def test_attributes_that_run_code_spoil_their_sample_and_run_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = one(tmp_path / "task", optical(S2))
+    write_task(folder, {"train": ["id_0", "evil"]})
+    write_sample(folder / "evil.hdf5", optical(S2), 0)
+    with h5py.File(folder / "evil.hdf5", "a") as file:
+        file.attrs["pickle"] = str(pickle.dumps({"label": 1, "04 - Red": Evil()}))
+    monkeypatch.chdir(tmp_path)
+    source = source_of(folder)
+    with pytest.raises(SampleError, match=r"evil\.hdf5: its attributes.*names posix\.system"):
+        source.read(refs_of(source.listing())[1])
+    (folder / "task_specs.pkl").write_bytes(pickle.dumps(Evil()))
+    with pytest.raises(SourceError, match=r"task_specs\.pkl: it names posix\.system"):
+        _ = source_of(folder).rows
+    assert source_of(folder, num_classes=3).rows["label"].num_bands == 3
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_sample_that_differs_from_the_first_is_told(tmp_path: Path) -> None:
+    folder = one(tmp_path, optical(S2))
+    write_task(folder, {"train": ["id_0", "few", "none", "sizes"]})
+    write_sample(folder / "few.hdf5", optical(S2[:-1]), 0)
+    write_sample(folder / "none.hdf5", [], 0)
+    odd = optical(S2)
+    odd[3].data = odd[3].data[:-1]
+    write_sample(folder / "sizes.hdf5", odd, 0)
+    source = source_of(folder)
+    _, few, none, sizes = [source.read(ref) for ref in refs_of(source.listing())]
+    assert "lacks 12 - SWIR of S2L1C's bands" in few.faults["S2L1C"]
+    assert not none.faults
+    assert set(none.parts) == {"label"}
+    assert "make no image" in sizes.faults["S2L1C"]
+
+
+def test_a_task_that_is_not_there_says_what_to_write(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match=r"no such folder; write source\.path=FOLDER"):
+        source_of(tmp_path / "nowhere")
+    write_task(tmp_path, {"train": ["id_0"]})
+    with pytest.raises(SourceError, match=r"none of the 1 samples.*id_0\.hdf5: no such file"):
+        _ = source_of(tmp_path).rows
+
+
+def test_a_build_holds_what_the_files_held_and_leaves_out_a_cut_one(tmp_path: Path) -> None:
+    folder = tmp_path / "m-tiny"
+    names = [f"id_{i}" for i in range(8)]
+    write_task(folder, {"train": names[:4], "valid": names[4:6], "test": names[6:]})
+    for i, name in enumerate(names):
+        # Far enough from each other to lie in cells of their own.
+        write_sample(folder / f"{name}.hdf5", optical(S2, i), i % 3, east_m=300_000 + 50_000.0 * i)
+    cut = folder / "id_5.hdf5"
+    cut.write_bytes(cut.read_bytes()[:1000])
+    source = {"type": "geobench", "path": str(folder)}
+    config = source_config(source, tmp_path / "out", splits="source", max_bad=1)
+    result = build(config, quiet=True)
+    assert result is not None
+    assert (result.num_samples, result.num_quarantined) == (7, 1)
+    quarantined = (tmp_path / "out" / "quarantine.jsonl").read_text()
+    assert "id_5.hdf5: not readable as HDF5" in quarantined
+    report = verify(tmp_path / "out")
+    assert report.ok, report.errors
+    dataset = open_dataset(tmp_path / "out")
+    assert [len(dataset.select(split)) for split in ("train", "val", "test")] == [4, 1, 2]
+    for i, key in enumerate(dataset.keys):
+        number = int(key[3:])
+        parts = dataset.read(i, ["S2L1C", "label"])
+        expected = np.stack([band.data for band in optical(S2, number)])
+        np.testing.assert_array_equal(parts["S2L1C"], expected)
+        assert np.flatnonzero(parts["label"]).tolist() == [number % 3]
+    assert dataset.modalities["label"].bands == ("forest", "river", "field")
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason=f"no real sample at {REAL}")
+def test_a_real_sample_is_read_as_described() -> None:
+    source = source_of(REAL, partition="0.01x_train")
+    listing = source.listing()
+    assert listing.num_rows == 2020
+    ref = next(ref for ref in refs_of(listing.slice(0, 20)) if ref.key == "id_1905")
+    sample = source.read(ref)
+    assert checked(sample, source.rows) == sample
+    assert set(sample.parts) == {"S2L1C", "coordinates", "label"}
+    with h5py.File(REAL / "id_1905.hdf5") as file:
+        stored = np.stack([file[name][()] for name in S2])
+    np.testing.assert_array_equal(array(sample, "S2L1C"), stored)
+    label = source.rows["label"]
+    assert label.bands[int(np.argmax(array(sample, "label")))] == "Residential Buildings"
+    assert sample.meta.crs == "EPSG:32635"
+    # In Romania, by the Black Sea.
+    assert (sample.meta.lon, sample.meta.lat) == (
+        pytest.approx(28.56, abs=0.01),
+        pytest.approx(44.04, abs=0.01),
+    )

@@ -1,0 +1,366 @@
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from configs.load import parse_config
+from configs.schema import ShardsConfig, TerraMeshSourceConfig
+from shards.build import build
+from shards.dataset import open_dataset
+from shards.errors import SampleError, SourceError
+from shards.sample import Sample, checked
+from shards.sources.base import refs_of
+from shards.sources.terramesh import TerraMeshSource, offset_was_taken
+from shards.verify import verify
+from tests.shards.zarr_twins import (
+    BANDS,
+    CLOUD,
+    SAFE,
+    SHARDS,
+    key_of,
+    make_terramesh,
+    pixels,
+    place_of,
+    rewrite,
+    variables,
+    write_parquets,
+    write_tar,
+    zarr_zip,
+)
+
+FIRST = key_of("train", 0)
+MAJORTOM = "majortom_shard_000001.tar"
+
+
+@pytest.fixture(scope="session")
+def terramesh(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_terramesh(tmp_path_factory.mktemp("terramesh"))
+
+
+@pytest.fixture
+def own(terramesh: Path, tmp_path: Path) -> Path:
+    """A collection to be damaged."""
+    return Path(shutil.copytree(terramesh, tmp_path / "own"))
+
+
+def source_of(folder: Path | str, **options: Any) -> TerraMeshSource:
+    return TerraMeshSource(TerraMeshSourceConfig(path=str(folder), **options))
+
+
+def samples_of(source: TerraMeshSource) -> dict[str, Sample]:
+    return {ref.key: source.read(ref) for ref in refs_of(source.listing())}
+
+
+def one_sample(folder: Path, name: str, arrays: dict[str, np.ndarray], **options: Any) -> Sample:
+    """The sample of a collection of a single store."""
+    data = zarr_zip(folder / "one.zip", arrays)
+    write_tar(folder / "val" / name / MAJORTOM, {"a.zarr.zip": data})
+    (sample,) = samples_of(source_of(folder, **options)).values()
+    return sample
+
+
+def expected(name: str, number: int) -> np.ndarray:
+    raw = pixels(name, number)
+    if name == "DEM":
+        return np.rint(raw).astype(np.int16)
+    return raw.astype(np.float32) if raw.dtype == np.float16 else raw
+
+
+def test_every_store_is_read_as_it_was_written(terramesh: Path) -> None:
+    source = source_of(terramesh)
+    assert tuple(source.rows) == (
+        *("S2L1C", "S2L2A", "S2RGB", "S1GRD", "S1RTC", "DEM", "LULC", "NDVI"),
+        *("coordinates", "date"),
+    )
+    samples = samples_of(source)
+    assert list(samples) == [key_of(s, i) for (s, _), numbers in SHARDS.items() for i in numbers]
+    for (split, shard), numbers in SHARDS.items():
+        lacking = "S1GRD" if shard.startswith("majortom") else "S1RTC"
+        for number in numbers:
+            sample = samples[key_of(split, number)]
+            assert checked(sample, source.rows) == sample
+            assert set(sample.parts) == set(source.rows) - {lacking}
+            assert not sample.faults
+            for name in set(BANDS) - {lacking}:
+                np.testing.assert_array_equal(sample.parts[name], expected(name, number))
+    assert np.isnan(samples[FIRST].parts["S1RTC"]).sum() == 3
+
+
+def test_place_days_products_and_clouds_are_in_the_meta_data(terramesh: Path) -> None:
+    sample = samples_of(source_of(terramesh))[key_of("val", 6)]
+    meta = sample.meta
+    assert (meta.lon, meta.lat) == place_of(6)
+    assert np.asarray(sample.parts["coordinates"]).tolist() == [*place_of(6)]
+    assert meta.crs == "EPSG:32632"
+    # Pixel centres begin at 500005 and 5000235: the corner is half a pixel outside.
+    assert meta.transform == (10.0, 0.0, 500000.0, 0.0, -10.0, 5000240.0)
+    assert sample.parts["date"] == "2021-07-23"
+    assert set(meta.times) == {"S2L1C", "S2L2A", "S2RGB", "S1RTC", "LULC", "NDVI"}
+    assert meta.products["S2L2A"] == f"{SAFE}_6"
+    assert meta.products["DEM"] == "DEM_6"
+    assert meta.source == "terramesh"
+
+
+def test_clouds_are_thin_and_thick_ones_among_classified_pixels(tmp_path: Path) -> None:
+    arrays = variables("S2L2A", 0)
+    # Snow 2 and shadow 5 are no clouds, 6 is no class at all.
+    arrays["cloud_mask"] = np.repeat(np.array([0, 2, 3, 4, 5, 6, 6, 6], np.uint8), 72)
+    arrays["cloud_mask"] = arrays["cloud_mask"].reshape(1, 24, 24)
+    assert one_sample(tmp_path, "S2L2A", arrays).meta.cloud == 2 / 5
+    assert CLOUD == 0.25
+
+
+def test_a_sample_that_one_tar_lacks_goes_without_that_modality(own: Path) -> None:
+    rewrite(own / "train" / "S2L2A" / MAJORTOM, {f"{key_of('train', 1)}.zarr.zip": None})
+    rewrite(own / "train" / "DEM" / MAJORTOM, {f"{FIRST}.zarr.zip": None})
+    samples = samples_of(source_of(own))
+    assert len(samples) == 7
+    assert "S2L2A" not in samples[key_of("train", 1)].parts
+    assert "DEM" not in samples[FIRST].parts
+    assert not samples[FIRST].faults
+    # Positions in the tars differ now; what comes after still belongs together.
+    for name in ("S2L2A", "DEM", "LULC"):
+        found = samples[key_of("train", 2)].parts[name]
+        np.testing.assert_array_equal(found, expected(name, 2))
+
+
+@pytest.mark.parametrize("parquet", [True, False])
+def test_a_cut_tar_keeps_what_lies_inside(own: Path, parquet: bool) -> None:
+    if parquet:
+        write_parquets(own)
+    tar = own / "train" / "S2L2A" / MAJORTOM
+    data = tar.read_bytes()
+    cut = data.index(key_of("train", 1).encode() + b".zarr.zip\0") + 2000
+    tar.write_bytes(data[:cut])
+    samples = samples_of(source_of(own))
+    np.testing.assert_array_equal(samples[FIRST].parts["S2L2A"], expected("S2L2A", 0))
+    inside, after = samples[key_of("train", 1)], samples[key_of("train", 2)]
+    assert f"ends after {cut} bytes, inside the member of" in inside.faults["S2L2A"]
+    assert "S2L2A/majortom_shard_000001.tar is cut or damaged at byte" in after.faults["S2L2A"]
+    for sample in (inside, after):
+        assert "S2L2A" not in sample.parts
+        assert "S2L1C" in sample.parts
+
+
+def test_tars_that_tell_nothing_end_the_listing(own: Path) -> None:
+    for tar in (own / "val").rglob("*.tar"):
+        tar.write_bytes(b"<html>not found</html>" * 100)
+    with pytest.raises(SourceError, match=r"damaged at byte 0: .*; download these tars again"):
+        source_of(own).listing()
+
+
+def test_a_damaged_store_is_a_fault(own: Path) -> None:
+    data = zarr_zip(own / "one.zip", variables("NDVI", 0))
+    rewrite(own / "train" / "NDVI" / MAJORTOM, {f"{FIRST}.zarr.zip": data[:-50]})
+    at = data.index(b"bands/0.0.0.0") + 60
+    flipped = data[:at] + bytes([data[at] ^ 255]) + data[at + 1 :]
+    rewrite(own / "train" / "NDVI" / MAJORTOM, {f"{key_of('train', 1)}.zarr.zip": flipped})
+    samples = samples_of(source_of(own))
+    assert f"{FIRST}: not a zip file" in samples[FIRST].faults["NDVI"]
+    assert "bands/0.0.0.0: Bad CRC-32" in samples[key_of("train", 1)].faults["NDVI"]
+    assert not samples[key_of("train", 2)].faults
+
+
+def test_a_sample_without_any_readable_map_is_none(own: Path) -> None:
+    write_parquets(own)
+    for tar in (own / "train").rglob(MAJORTOM):
+        rewrite(tar, {f"{FIRST}.zarr.zip": None})
+    source = source_of(own)
+    ref = next(ref for ref in refs_of(source.listing()) if ref.key == FIRST)
+    with pytest.raises(SampleError, match=f"{FIRST}: no tar of train/majortom.* has it"):
+        source.read(ref)
+
+
+def test_bands_are_ordered_by_their_names(tmp_path: Path) -> None:
+    arrays = variables("S2L1C", 0)
+    order = np.random.default_rng(0).permutation(13)
+    arrays["bands"], arrays["band"] = arrays["bands"][:, order], arrays["band"][order]
+    found = one_sample(tmp_path, "S2L1C", arrays).parts["S2L1C"]
+    np.testing.assert_array_equal(found, pixels("S2L1C", 0))
+
+
+def test_other_bands_are_a_fault_that_names_both(tmp_path: Path) -> None:
+    arrays = variables("S1RTC", 0)
+    arrays["band"] = np.array(["hh", "hv"])
+    with pytest.raises(SampleError, match=r"S1RTC needs 2 bands \(VV, VH\).* has 2 bands \(HH, HV"):
+        one_sample(tmp_path, "S1RTC", arrays)
+
+
+@pytest.mark.parametrize("numbered", [True, False])
+def test_bands_without_names_are_taken_by_position(tmp_path: Path, numbered: bool) -> None:
+    arrays = variables("S2RGB", 0)
+    arrays["band"] = np.arange(3)
+    if not numbered:
+        del arrays["band"]
+    found = one_sample(tmp_path / "good", "S2RGB", arrays).parts["S2RGB"]
+    np.testing.assert_array_equal(found, pixels("S2RGB", 0))
+    arrays["bands"] = np.repeat(arrays["bands"], 2, axis=1)
+    with pytest.raises(SampleError, match=r"needs 3 bands \(R, G, B\), this file has 6 bands;"):
+        one_sample(tmp_path / "bad", "S2RGB", arrays)
+
+
+@pytest.mark.parametrize("time", [0, -62135596800000000000 // 10, np.iinfo(np.int64).min])
+def test_a_time_of_zero_or_less_is_unknown(tmp_path: Path, time: int) -> None:
+    sample = one_sample(tmp_path, "S2L2A", variables("S2L2A", 0) | {"time": np.array([time])})
+    assert sample.meta.times == {}
+    assert "date" not in sample.parts
+    assert "S2L2A" in sample.parts
+
+
+def test_a_store_of_several_dates_is_refused(tmp_path: Path) -> None:
+    arrays = variables("NDVI", 0)
+    arrays["bands"] = np.repeat(arrays["bands"], 4, axis=0)
+    with pytest.raises(SampleError, match="4 dates, TerraMesh has one a sample"):
+        one_sample(tmp_path, "NDVI", arrays)
+
+
+def test_maps_of_different_places_are_no_sample(own: Path) -> None:
+    arrays = variables("DEM", 0)
+    arrays["x"] = arrays["x"] + 20
+    data = zarr_zip(own / "one.zip", arrays)
+    rewrite(own / "train" / "DEM" / MAJORTOM, {f"{FIRST}.zarr.zip": data})
+    source = source_of(own)
+    with pytest.raises(SampleError, match="do not show the same place: bounds 20 apart"):
+        source.read(refs_of(source.listing())[0])
+
+
+@pytest.mark.parametrize(
+    ("product", "day", "taken"),
+    [
+        ("S2B_MSIL2A_20230610T074621_N0509_R135_T36MVB_20230610T101000", None, True),
+        ("20230610T074621_20230610T075021_T36MVB", "2023-06-10", True),
+        (None, "2022-01-25", True),
+        (None, "2022-01-24", False),
+        (None, None, False),
+        (SAFE, "2021-07-23", False),
+        # Processed again later: the offset is in its values still.
+        ("S2A_MSIL1C_20200408T143729_N0500_R096_T18HXD_20230601T000000", "2020-04-08", False),
+        ("S2A_MSIL1C_20220301T143729_N0301_R096_T18HXD_20220301T000000", "2022-03-01", False),
+    ],
+)
+def test_the_offset_was_taken_from_what_was_acquired_with_it(
+    product: str | None, day: str | None, taken: bool
+) -> None:
+    assert offset_was_taken(product, day) is taken
+
+
+def test_harmonising_gives_the_offset_back(tmp_path: Path) -> None:
+    arrays = variables("S2L2A", 0)
+    arrays["time"] = np.array([np.datetime64("2023-06-10", "ns").astype(np.int64)])
+    arrays["file_id"] = np.array(["20230610T074621_20230610T075021_T36MVB"])
+    arrays["bands"][0, 0, 0, :3] = -1000, 0, 32767
+    plain = np.asarray(one_sample(tmp_path / "a", "S2L2A", arrays).parts["S2L2A"])
+    np.testing.assert_array_equal(plain, arrays["bands"][0])
+    raised = np.asarray(
+        one_sample(tmp_path / "b", "S2L2A", arrays, harmonise_s2=True).parts["S2L2A"]
+    )
+    assert raised.dtype == np.int16
+    assert raised[0, 0, :3].tolist() == [0, 1000, 32767]
+    np.testing.assert_array_equal(raised[1:], plain[1:] + 1000)
+    rgb = variables("S2RGB", 0) | {"time": arrays["time"]}
+    same = one_sample(tmp_path / "c", "S2RGB", rgb, harmonise_s2=True).parts["S2RGB"]
+    np.testing.assert_array_equal(same, pixels("S2RGB", 0))
+
+
+@pytest.mark.parametrize(("suffix", "folder"), [(".zarr.zip", ""), ("", "train/")])
+def test_the_parquet_tells_samples_and_places(own: Path, suffix: str, folder: str) -> None:
+    walked = source_of(own).listing()
+    assert walked.column("lon").null_count == 7
+    write_parquets(own, suffix, folder)
+    told = source_of(own).listing()
+    assert sorted(told.column("key").to_pylist()) == sorted(walked.column("key").to_pylist())
+    by_key = {row["key"]: row for row in told.to_pylist()}
+    for row in walked.to_pylist():
+        found = by_key[row["key"]]
+        number = int(row["key"][-7:])
+        assert (found["block"], found["split"]) == (row["block"], row["split"])
+        assert (found["lon"], found["lat"]) == place_of(number)
+        assert found["num_bytes"] == pytest.approx(row["num_bytes"], rel=0.3)
+
+
+def test_shards_the_parquet_does_not_know_are_walked(own: Path) -> None:
+    write_parquets(own)
+    for tar in list((own / "val").rglob(MAJORTOM)):
+        tar.rename(tar.with_name("majortom_shard_000081.tar"))
+    listing = source_of(own, splits=("val",)).listing()
+    assert listing.column("key").to_pylist() == [key_of("val", 5), key_of("val", 6)]
+    assert listing.column("lon").null_count == 2
+
+
+def test_keys_with_dots_are_escaped(tmp_path: Path) -> None:
+    data = zarr_zip(tmp_path / "one.zip", variables("DEM", 0))
+    write_tar(tmp_path / "val" / "DEM" / MAJORTOM, {"./282D.485L.zarr.zip": data})
+    assert list(samples_of(source_of(tmp_path))) == ["282D%2E485L"]
+
+
+def test_options_choose_and_are_in_the_fingerprint(terramesh: Path) -> None:
+    assert samples_of(source_of(terramesh, subsets=("ssl4eos12",))).keys() == {
+        key_of("train", 3),
+        key_of("train", 4),
+    }
+    source = source_of(terramesh, splits=("val",), modalities=("NDVI", "date", "S2L2A"))
+    assert tuple(source.rows) == ("S2L2A", "NDVI", "date")
+    assert set(samples_of(source)[key_of("val", 5)].parts) == {"S2L2A", "NDVI", "date"}
+    options: list[dict[str, Any]] = [
+        {},
+        *({"splits": ("val",)}, {"modalities": ("DEM",)}, {"subsets": ("majortom",)}),
+        {"harmonise_s2": True},
+    ]
+    assert len({source_of(terramesh, **o).fingerprint() for o in options}) == len(options)
+    assert source_of(terramesh).fingerprint() == source_of(terramesh).fingerprint()
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"splits": ("test",)}, "no shards of splits test; write source.path=FOLDER"),
+        ({"subsets": ("landsat",)}, "no shards of splits train, val in subsets landsat"),
+        ({"modalities": ("CHM",)}, "TerraMesh has S2L1C, .* NDVI, and coordinates and date come"),
+        ({"modalities": ("date",)}, "TerraMesh has S2L1C"),
+        (
+            {"splits": ("val",), "modalities": ("DEM", "S1GRD")},
+            "has no tars of S1GRD; it has .*S1RTC",
+        ),
+    ],
+)
+def test_wishes_that_cannot_be_met_are_told(
+    terramesh: Path, options: dict[str, Any], told: str
+) -> None:
+    with pytest.raises(SourceError, match=told):
+        source_of(terramesh, **options).listing()
+
+
+def test_a_parquet_of_something_else_is_told(own: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    pq.write_table(pa.table({"name": ["a"]}), own / "val_metadata.parquet")
+    with pytest.raises(SourceError, match="has no column tar and zarr, but name"):
+        source_of(own).listing()
+
+
+def test_a_build_keeps_values_and_splits(own: Path, tmp_path: Path) -> None:
+    write_parquets(own)
+    out = tmp_path / "set"
+    config = parse_config(
+        {
+            "kind": "shards",
+            "source": {"type": "terramesh", "path": str(own)},
+            "out": str(out),
+            "samples_per_shard": 2,
+            "splits": "source",
+        }
+    )
+    assert isinstance(config, ShardsConfig)
+    assert build(config, quiet=True) is not None
+    assert verify(out).ok
+    dataset = open_dataset(out)
+    assert len(dataset.select("train")) == 5
+    assert len(dataset.select("val")) == 2
+    for i, key in enumerate(dataset.keys):
+        number = int(key[-7:])
+        for name, part in dataset.read(i, list(BANDS)).items():
+            np.testing.assert_array_equal(part, expected(name, number))
+        assert dataset.meta(i).cloud == CLOUD
