@@ -48,9 +48,7 @@ class Workload:
     @property
     def distinct(self) -> Path:
         """Where the distinct samples lie, named by what they are made from."""
-        source = SyntheticSource(source_config(self.num_distinct))
-        digest = hashlib.blake2b(source.fingerprint().encode(), digest_size=8)
-        return self.folder / f"samples-{digest.hexdigest()}"
+        return self.folder / f"samples-{_digest(self.num_distinct)}"
 
     @property
     def layout(self) -> dict[str, tuple[np.dtype, tuple[int, ...]]]:
@@ -156,6 +154,12 @@ def make_durable(folder: Path) -> None:
 
 def _make_sample(num_samples: int, i: int) -> Sample:
     return SyntheticSource(source_config(num_samples)).sample(i)
+
+
+@functools.cache
+def _digest(num_distinct: int) -> str:
+    fingerprint = SyntheticSource(source_config(num_distinct)).fingerprint()
+    return hashlib.blake2b(fingerprint.encode(), digest_size=8).hexdigest()
 
 
 @functools.cache

@@ -1,12 +1,13 @@
 """One task of a build: read the samples of a shard, write and commit it with its record."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from configs.schema import ShardsConfig
 from configs.schema.modality import Modality
-from shards.codec import META_PART, Payload, encode_meta, encode_part, part_name
+from shards.codec import META_PART, part_name
+from shards.encoding import Encoder, Members
 from shards.errors import SampleError, ShardError
 from shards.finish import QUARANTINE
 from shards.plan import PlannedShard
@@ -56,12 +57,14 @@ class Site:
     """What every rank needs: where to write, what to read, and the rows it is stored by.
 
     `report` counts samples and bytes as they are written, on the rank that shows the progress.
+    `threads` encode; 0 is this process's share of the machine.
     """
 
     config: ShardsConfig
     source: Source
     rows: dict[str, Modality]
     report: Callable[[int, int], None] | None = None
+    threads: int = 0
 
     @property
     def parts(self) -> tuple[str, ...]:
@@ -81,33 +84,51 @@ def fill_shard(site: Site, task: Task, idle: Idle) -> Done:
     statistics = Statistics(site.rows)
     faults: list[Fault] = []
     metas: list[SampleMeta] = []
-    unreported = [0, 0]
-    with ShardWriter(site.tar(task.shard), site.parts) as writer:
+    unreported = [0, 0]  # samples, bytes
+    with (
+        ShardWriter(site.tar(task.shard), site.parts) as writer,
+        Encoder(site.rows, site.threads) as encoder,
+    ):
+
+        def store(encoded: Iterable[tuple[Sample, Members | SampleError]]) -> None:
+            for sample, members in encoded:
+                added = _store(writer, sample, members, faults)
+                if added:
+                    # Here, in slot order: sums of floats depend on the order.
+                    statistics.add(sample.parts)
+                    metas.append(sample.meta)
+                    if site.report:
+                        site.report(1, added)
+                    else:
+                        unreported[0] += 1
+                        unreported[1] += added
+                if len(faults) + task.num_bad > site.config.max_bad:
+                    raise too_many(site.config, [], faults)
+
         for ref in task.refs:
             sample = _read(site, ref, faults)
-            added = _store(writer, site, sample, faults) if sample else 0
-            if len(faults) + task.num_bad > site.config.max_bad:
+            if sample:
+                store(encoder.add(sample))
+            elif len(faults) + task.num_bad > site.config.max_bad:
                 raise too_many(site.config, [], faults)
-            if sample and added:
-                statistics.add(sample.parts)
-                metas.append(sample.meta)
-                if site.report:
-                    site.report(1, added)
-                else:
-                    unreported = [unreported[0] + 1, unreported[1] + added]
             idle()
+        store(encoder.drain())
+        # Samples are read ahead of those that are stored; what is kept must not show how far.
+        slots = {ref.key: slot for slot, ref in enumerate(task.refs)}
+        faults.sort(key=lambda fault: slots[fault.key])
         index = writer.close()
         cell_deg = site.config.split_cell_deg
         writer.commit(encode_record(index, metas, statistics.dump(), faults, cell_deg))
     return Done(task.shard, faults, *unreported)
 
 
-def _store(writer: ShardWriter, site: Site, sample: Sample, faults: list[Fault]) -> int:
+def _store(
+    writer: ShardWriter, sample: Sample, members: Members | SampleError, faults: list[Fault]
+) -> int:
     """Append a sample; the bytes it takes, or 0 after adding it to `faults`."""
-    members: dict[str, bytes | Payload] = {META_PART: encode_meta(sample.meta)}
     try:
-        for name, part in sample.parts.items():
-            members[part_name(site.rows[name])] = encode_part(part, site.rows[name])
+        if isinstance(members, SampleError):
+            raise members
         added = writer.add(sample.key, members)
     except SampleError as error:
         faults.append(Fault(sample.key, "", str(error)))

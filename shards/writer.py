@@ -56,7 +56,7 @@ class ShardWriter:
             sweep(path.parent, f".{path.stem}.*.tmp-*")
             self._file = OutputFile(self._temporary)
 
-    def add(self, key: str, members: Mapping[str, bytes | Payload]) -> int:
+    def add(self, key: str, members: Mapping[str, bytes] | Mapping[str, Payload]) -> int:
         """Append one sample; `members` maps parts to bytes. Returns the bytes it takes in the tar.
 
         Raises SampleError for a key that cannot be used; the shard stays as it was.

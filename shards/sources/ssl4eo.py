@@ -76,7 +76,11 @@ class _Places:
         self.zarr.close()
 
     def centres(self) -> tuple[np.ndarray, np.ndarray]:
-        return self.zarr.read("center_lon"), self.zarr.read("center_lat")
+        """Longitude and latitude of every place, degrees."""
+        lon, lat = self.zarr.read("center_lon"), self.zarr.read("center_lat")
+        if not lon.shape == lat.shape == (len(self.rows),):
+            raise SampleError(f"{self.zarr.where}: {len(self.rows)} places, {lon.shape} centres")
+        return lon, lat
 
 
 class Ssl4eoSource:
@@ -142,7 +146,7 @@ class Ssl4eoSource:
             try:
                 store = self._store(ref.block, name)
                 i = store.rows.get(place)
-                if i is None or season >= store.zarr.shape("bands")[1]:
+                if i is None or store.zarr.shape("bands")[1:2] <= (season,):
                     continue
                 variables = _variables(store.zarr, i, season)
                 found = read_map(variables, modality(name), store.zarr.where)

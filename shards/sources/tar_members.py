@@ -4,8 +4,9 @@ Beyond plain USTAR: long names (GNU `L`, USTAR's prefix, PAX `path`), PAX header
 (webdataset writes them for the fraction of a second), folders and links, which are passed over.
 """
 
+import os
 from collections.abc import Iterator
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
 from shards.errors import DamagedError
 from shards.tar import BLOCK_BYTES, parse_header
@@ -24,23 +25,22 @@ class Member(NamedTuple):
     num_bytes: int
 
 
-def walk(file: BinaryIO) -> Iterator[Member]:
-    """The files in an open tar, in its order; only headers are read.
+def walk(fd: int) -> Iterator[Member]:
+    """The files in an open tar (a descriptor), in its order; only headers are read.
 
     Raises DamagedError, after the members before it, where no header is and the tar does not end.
     """
     offset = 0
     told: dict[str, str] = {}
     while True:
-        file.seek(offset)
-        block = file.read(BLOCK_BYTES)
+        block = os.pread(fd, BLOCK_BYTES, offset)
         header = parse_header(block)
         if header is None:
             return
         kind, start = block[156:157], offset + BLOCK_BYTES
         num_bytes = header.num_bytes
         if kind in (_PAX, _LONG_NAME):
-            told |= _extension(kind, file.read(min(num_bytes, _MAX_EXTENSION_BYTES)))
+            told |= _extension(kind, os.pread(fd, min(num_bytes, _MAX_EXTENSION_BYTES), start))
         else:
             num_bytes = int(told.get("size", num_bytes))
             if kind in _FILES:

@@ -99,7 +99,6 @@ class WebDatasetSource:
                 blocks.append(block)
                 sizes.append(sum(member.num_bytes for member in members.values()))
                 places.append(self._place(tar, key))
-            tar.close()
         return make_listing(
             keys,
             block=blocks,
@@ -113,8 +112,6 @@ class WebDatasetSource:
         """Every member of the key; what cannot be read, or may be lost, is a fault."""
         path = self._paths[ref.block]
         if self._tar is None or self._tar.path != path:
-            if self._tar:
-                self._tar.close()
             self._tar = _Tar(path, self._config.members)
         tar = self._tar
         parts: dict[str, Part] = {}
@@ -166,7 +163,10 @@ class WebDatasetSource:
 
 
 class _Tar:
-    """One open tar and what lies where in it. Raises SourceError when nothing in it can be used."""
+    """A tar, open as long as this lives, and what lies where in it.
+
+    Raises SourceError when nothing in it can be used.
+    """
 
     def __init__(self, path: Path, suffixes: Collection[str]) -> None:
         self.path = path
@@ -175,9 +175,9 @@ class _Tar:
         self._twice: set[tuple[str, str]] = set()
         self._last = ""
         seen: set[str] = set()
-        self._file = path.open("rb")
+        self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            for member in walk(self._file):
+            for member in walk(self._fd):
                 key, suffix = _split(member.name)
                 seen.add(suffix)
                 if key and suffix in suffixes:
@@ -185,7 +185,6 @@ class _Tar:
         except DamagedError as error:
             self.damage = f"{path} is cut or damaged: {error}"
         if not self.samples:
-            self.close()
             raise SourceError(
                 self.damage
                 or f"{path}: no member ends in {' or '.join(suffixes)}; there are "
@@ -204,13 +203,14 @@ class _Tar:
             if self.damage and key == self._last:
                 raise SampleError(f"{self.damage}; {key}.{suffix} may have been behind")
             return None
-        data = os.pread(self._file.fileno(), member.num_bytes, member.offset)
+        data = os.pread(self._fd, member.num_bytes, member.offset)
         if len(data) < member.num_bytes:
             raise SampleError(f"{self.path}: ends inside of {key}.{suffix}; fetch it again")
         return data
 
-    def close(self) -> None:
-        self._file.close()
+    def __del__(self) -> None:
+        if hasattr(self, "_fd"):
+            os.close(self._fd)
 
     def _add(self, key: str, suffix: str, member: Member) -> None:
         members = self.samples.setdefault(key, {})

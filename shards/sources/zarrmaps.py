@@ -83,16 +83,23 @@ def as_times(values: np.ndarray, attributes: Mapping[str, Any], where: str) -> n
         times = values.astype("datetime64[ns]")
     else:
         words = str(attributes.get("units", "nanoseconds since 1970-01-01"))
-        match = re.fullmatch(r"(\w+?)s? since (\d{4}-\d\d?-\d\d?.*)", words.strip())
         try:
-            assert match
-            unit, begin = _UNITS[match[1].lower()], np.datetime64(match[2].strip(), "ns")
-        except (AssertionError, KeyError, ValueError) as error:
-            raise SampleError(f"{where}: times in {words!r} are not understood") from error
-        known = np.isfinite(values)
+            unit, begin = _parse_units(words)
+            known = np.isfinite(values)
+        except (ValueError, TypeError) as error:
+            raise SampleError(
+                f"{where}: times of type {values.dtype} in {words!r} are not understood"
+            ) from error
         steps = np.where(known, values, 0).astype(np.int64).astype(f"timedelta64[{unit}]")
         times = np.where(known, begin + steps.astype("timedelta64[ns]"), np.datetime64("NaT"))
     return np.where(times >= _FIRST_TIME, times, np.datetime64("NaT"))
+
+
+def _parse_units(words: str) -> tuple[str, np.datetime64]:
+    match = re.fullmatch(r"(\w+?)s? since (.+)", words.strip())
+    if match is None or match[1].lower() not in _UNITS:
+        raise ValueError(f"not a unit of time since a time: {words}")
+    return _UNITS[match[1].lower()], np.datetime64(match[2], "ns")
 
 
 def cloud_share(mask: np.ndarray) -> float | None:
@@ -130,9 +137,10 @@ def _band_order(
 
     A single band, and bands that are only numbered, are taken as they come.
     """
-    named = names is not None and names.dtype.kind in "US" and row.num_bands > 1
-    aliases = _ALIASES.get(row.name, {})
-    found = [_band_name(n, aliases) for n in names.reshape(-1).tolist()] if named else None  # pyright: ignore[reportOptionalMemberAccess]
+    found = None
+    if names is not None and names.dtype.kind == "U" and row.num_bands > 1:
+        aliases = _ALIASES.get(row.name, {})
+        found = [_band_name(name, aliases) for name in names.reshape(-1).tolist()]
     if num_bands != row.num_bands or (found and sorted(found) != sorted(row.bands)):
         has = f"{num_bands} bands" + (f" ({', '.join(found)})" if found else "")
         raise SampleError(
@@ -144,10 +152,9 @@ def _band_order(
     return [found.index(band) for band in row.bands]
 
 
-def _band_name(name: str | bytes, aliases: Mapping[str, str]) -> str:
-    text = (name.decode() if isinstance(name, bytes) else name).upper()
+def _band_name(name: str, aliases: Mapping[str, str]) -> str:
     # Sentinel-2's B2 is its B02.
-    text = re.sub(r"^B(\d)$", r"B0\1", text)
+    text = re.sub(r"^B(\d)$", r"B0\1", name.upper())
     return aliases.get(text, text)
 
 

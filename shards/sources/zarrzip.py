@@ -82,10 +82,14 @@ class ZarrZip:
 
         The last chunk is kept where it holds more than the part, as the next call often wants its
         neighbour. What is returned may share memory with it: do not write to it.
-        Raises SampleError where the array is missing, damaged or stored in an unsupported way.
+        Raises SampleError where the array or the part is missing, damaged, or stored in a way that
+        is not supported.
         """
         array = self._array(name)
-        assert all(0 <= i < n for i, n in zip(at, array.shape, strict=False)), (name, at)
+        if len(at) > len(array.shape) or any(
+            not 0 <= i < n for i, n in zip(at, array.shape, strict=False)
+        ):
+            raise SampleError(f"{self.where}: {name} has shape {array.shape}, and no part {at}")
         shape, size = array.shape[len(at) :], array.chunks[len(at) :]
         fixed = [divmod(i, c) for i, c in zip(at, array.chunks, strict=False)]
         out = np.empty(shape, array.dtype) if math.prod(shape) else np.zeros(shape, array.dtype)

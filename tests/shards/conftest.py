@@ -8,6 +8,7 @@ import pytest
 from shards.build import build
 from shards.dataset import Dataset, open_dataset
 from tests.shards.helpers import config_for, make_collection
+from tests.shards.zarr_twins import make_terramesh
 
 
 @pytest.fixture(scope="session")
@@ -31,3 +32,14 @@ def dataset(built: Path) -> Dataset:
 def copy(built: Path, tmp_path: Path) -> Path:
     """A data set to be damaged."""
     return Path(shutil.copytree(built, tmp_path / "copy"))
+
+
+@pytest.fixture(scope="session")
+def terramesh(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_terramesh(tmp_path_factory.mktemp("terramesh"))
+
+
+@pytest.fixture
+def own_terramesh(terramesh: Path, tmp_path: Path) -> Path:
+    """A TerraMesh to be damaged."""
+    return Path(shutil.copytree(terramesh, tmp_path / "terramesh"))

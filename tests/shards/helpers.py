@@ -123,19 +123,20 @@ def run_shards(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def run_mpi(num_ranks: int, arguments: Sequence[str]) -> subprocess.CompletedProcess[str]:
+def mpi_command(num_ranks: int, arguments: Sequence[str]) -> list[str]:
     """`python ARGUMENTS` under mpiexec, on any machine: more ranks than cores, root allowed."""
     mpiexec = shutil.which("mpiexec", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
     assert mpiexec, "no mpiexec: pip install .[mpi]"
+    return [
+        *(mpiexec, "--allow-run-as-root", "--oversubscribe", "-n", str(num_ranks)),
+        *(sys.executable, *arguments),
+    ]
+
+
+def run_mpi(num_ranks: int, arguments: Sequence[str]) -> subprocess.CompletedProcess[str]:
+    """Run `mpi_command` to its end."""
     return subprocess.run(
-        [
-            *(mpiexec, "--allow-run-as-root", "--oversubscribe", "-n", str(num_ranks)),
-            *(sys.executable, *arguments),
-        ],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=120,
+        mpi_command(num_ranks, arguments), cwd=ROOT, capture_output=True, text=True, timeout=120
     )
 
 

@@ -1,3 +1,4 @@
+import dataclasses
 import fcntl
 import json
 import os
@@ -13,7 +14,10 @@ from shards.__main__ import main
 from shards.build import build
 from shards.dataset import open_dataset
 from shards.errors import ShardError
+from shards.fill import Task, fill_shard, open_site
 from shards.filters import samples_columns
+from shards.plan import plan
+from shards.sources.geotiff import GeoTiffSource
 from shards.verify import verify
 from tests.shards.helpers import (
     ROOT,
@@ -191,6 +195,25 @@ def test_an_unusable_sample_is_left_out_with_its_reason(tmp_path: Path) -> None:
     for split, shard in dataset.shards:
         slots = [dataset.location(i)[2] for i in dataset.shard_samples(split, shard)]
         assert slots == list(range(len(slots)))
+
+
+def test_the_bytes_do_not_depend_on_the_number_of_threads(tmp_path: Path) -> None:
+    source = make_collection(tmp_path / "in", num=12)
+    damage(source / "DEM" / "place7.tif")
+    write_tiff(source / "DEM" / "place3.tif", np.ones((1, 24, 24), np.int16), east_m=1.0)
+    write_tiff(source / "DEM" / f"{'long' * 24}.tif", np.ones((1, 24, 24), np.int16))
+    config = config_for(source, tmp_path / "out", max_bad=9, splits={"train": 1.0})
+    made = plan(GeoTiffSource(config.source).listing(), config)  # type: ignore[arg-type]
+    found = []
+    for threads in (1, 2, 5):
+        out = tmp_path / str(threads)
+        site = dataclasses.replace(
+            open_site(config.model_copy(update={"out": out})), threads=threads
+        )
+        for shard in made.shards:
+            fill_shard(site, Task(shard, made.refs(shard)), lambda: None)
+        found.append(contents(out))
+    assert found[0] == found[1] == found[2]
 
 
 def test_a_sample_that_cannot_be_stored_is_left_out_too(tmp_path: Path) -> None:

@@ -306,7 +306,7 @@ def test_georeferencing_becomes_coordinates(tmp_path: Path) -> None:
 def test_splits_are_the_benchmarks_in_its_order(tmp_path: Path) -> None:
     splits = {"test": ["z", "a.b"], "train": ["m", "c"], "valid": ["b"]}
     write_task(tmp_path, splits)
-    for name in sum(splits.values(), []):
+    for name in ("z", "a.b", "m", "c", "b"):
         write_sample(tmp_path / f"{name}.hdf5", optical(S2), 0)
     listing = source_of(tmp_path).listing()
     assert listing.column("key").to_pylist() == ["m", "c", "b", "z", "a%2Eb"]
@@ -398,7 +398,7 @@ def test_a_build_holds_what_the_files_held_and_leaves_out_a_cut_one(tmp_path: Pa
         write_sample(folder / f"{name}.hdf5", optical(S2, i), i % 3, east_m=300_000 + 50_000.0 * i)
     cut = folder / "id_5.hdf5"
     cut.write_bytes(cut.read_bytes()[:1000])
-    source = {"type": "geobench", "path": str(folder)}
+    source: dict[str, object] = {"type": "geobench", "path": str(folder)}
     config = source_config(source, tmp_path / "out", splits="source", max_bad=1)
     result = build(config, quiet=True)
     assert result is not None
@@ -428,7 +428,7 @@ def test_a_real_sample_is_read_as_described() -> None:
     assert checked(sample, source.rows) == sample
     assert set(sample.parts) == {"S2L1C", "coordinates", "label"}
     with h5py.File(REAL / "id_1905.hdf5") as file:
-        stored = np.stack([file[name][()] for name in S2])
+        stored = np.stack([np.asarray(file[name]) for name in S2])
     np.testing.assert_array_equal(array(sample, "S2L1C"), stored)
     label = source.rows["label"]
     assert label.bands[int(np.argmax(array(sample, "label")))] == "Residential Buildings"

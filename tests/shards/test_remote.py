@@ -18,7 +18,7 @@ from shards.sources import remote
 from shards.sources.base import refs_of
 from shards.sources.remote import RemoteFolder
 from shards.sources.terramesh import TerraMeshSource
-from tests.shards.zarr_twins import make_terramesh
+from tests.shards.zarr_twins import write_parquets
 
 DATA = np.random.default_rng(0).bytes(100_000)
 
@@ -80,9 +80,8 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     monkeypatch.setattr(remote, "_BACKOFF_S", 0.001)
     (tmp_path / "root" / "val").mkdir(parents=True)
     (tmp_path / "root" / "val" / "a.tar").write_bytes(DATA)
-    running = Server(tmp_path / "root")
-    yield running
-    running.close()
+    with contextlib.closing(Server(tmp_path / "root")) as running:
+        yield running
 
 
 @pytest.fixture
@@ -91,11 +90,8 @@ def folder(server: Server, tmp_path: Path) -> RemoteFolder:
 
 
 def content(folder: RemoteFolder, name: str = "val/a.tar") -> bytes | None:
-    file = folder.open(name)
-    if file is None:
-        return None
-    with file:
-        return file.read()
+    with folder.open(name) or contextlib.nullcontext() as file:
+        return file.read() if file else None
 
 
 def cached(tmp_path: Path) -> list[str]:
@@ -122,6 +118,17 @@ def test_a_cut_connection_is_taken_up_where_it_broke(server: Server, folder: Rem
     spans = [span for _, span in server.requests]
     assert spans[:3] == [None, None, "bytes=30000-"]
     assert spans[-1] == "bytes=70000-"
+
+
+def test_any_number_of_cuts_is_borne_while_something_arrives(
+    server: Server, folder: RemoteFolder
+) -> None:
+    server.cuts = [10_000]
+    for stop in range(20_000, 100_000, 10_000):
+        # One connection looks at the header, one goes on.
+        server.cuts += [0, stop]
+    assert content(folder) == DATA
+    assert len(server.requests) > 2 * remote._NUM_TRIES
 
 
 def leave_part(server: Server, folder: RemoteFolder) -> None:
@@ -249,8 +256,11 @@ def test_processes_share_one_download(server: Server, tmp_path: Path) -> None:
     assert server.requests == [("val/a.tar", None)]
 
 
-def test_terramesh_behind_a_url_is_terramesh(server: Server, tmp_path: Path) -> None:
-    root = make_terramesh(server.root, parquet=True)
+def test_terramesh_behind_a_url_is_terramesh(
+    server: Server, own_terramesh: Path, tmp_path: Path
+) -> None:
+    write_parquets(own_terramesh)
+    root = server.root = own_terramesh
     options = {
         "splits": ("train", "val", "test"),
         "modalities": ("S2L2A", "S1GRD", "S1RTC", "date"),

@@ -176,6 +176,23 @@ def test_a_place_that_comes_twice_is_damage(tmp_path: Path) -> None:
         source_of(tmp_path).listing()
 
 
+def test_centres_of_other_places_are_damage(tmp_path: Path) -> None:
+    arrays = ssl4eo_variables("S1GRD", PLACES)
+    arrays["center_lon"] = arrays["center_lon"][:2]
+    zarr_zip(tmp_path / "val" / "S1GRD" / VAL, arrays)
+    with pytest.raises(SourceError, match=r"3 places, \(2,\) centres"):
+        source_of(tmp_path).listing()
+
+
+def test_a_season_that_a_store_lacks_is_a_missing_modality(own: Path) -> None:
+    arrays = ssl4eo_variables("S2L2A", PLACES[2:])
+    arrays["bands"] = arrays["bands"][:, :3]
+    zarr_zip(own / "val" / "S2L2A" / VAL, arrays)
+    samples = samples_of(source_of(own, splits=("val",)))
+    assert ["S2L2A" in sample.parts for sample in samples.values()] == [True, True, True, False]
+    assert not any(sample.faults for sample in samples.values())
+
+
 def test_other_bands_are_a_fault_and_others_order_is_put_right(tmp_path: Path) -> None:
     arrays = ssl4eo_variables("S1GRD", PLACES[:1])
     arrays["bands"], arrays["band"] = arrays["bands"][:, :, ::-1], arrays["band"][::-1]

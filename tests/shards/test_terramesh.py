@@ -1,4 +1,3 @@
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,6 @@ from tests.shards.zarr_twins import (
     SAFE,
     SHARDS,
     key_of,
-    make_terramesh,
     pixels,
     place_of,
     rewrite,
@@ -32,17 +30,6 @@ from tests.shards.zarr_twins import (
 
 FIRST = key_of("train", 0)
 MAJORTOM = "majortom_shard_000001.tar"
-
-
-@pytest.fixture(scope="session")
-def terramesh(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_terramesh(tmp_path_factory.mktemp("terramesh"))
-
-
-@pytest.fixture
-def own(terramesh: Path, tmp_path: Path) -> Path:
-    """A collection to be damaged."""
-    return Path(shutil.copytree(terramesh, tmp_path / "own"))
 
 
 def source_of(folder: Path | str, **options: Any) -> TerraMeshSource:
@@ -112,10 +99,10 @@ def test_clouds_are_thin_and_thick_ones_among_classified_pixels(tmp_path: Path) 
     assert CLOUD == 0.25
 
 
-def test_a_sample_that_one_tar_lacks_goes_without_that_modality(own: Path) -> None:
-    rewrite(own / "train" / "S2L2A" / MAJORTOM, {f"{key_of('train', 1)}.zarr.zip": None})
-    rewrite(own / "train" / "DEM" / MAJORTOM, {f"{FIRST}.zarr.zip": None})
-    samples = samples_of(source_of(own))
+def test_a_sample_that_one_tar_lacks_goes_without_that_modality(own_terramesh: Path) -> None:
+    rewrite(own_terramesh / "train" / "S2L2A" / MAJORTOM, {f"{key_of('train', 1)}.zarr.zip": None})
+    rewrite(own_terramesh / "train" / "DEM" / MAJORTOM, {f"{FIRST}.zarr.zip": None})
+    samples = samples_of(source_of(own_terramesh))
     assert len(samples) == 7
     assert "S2L2A" not in samples[key_of("train", 1)].parts
     assert "DEM" not in samples[FIRST].parts
@@ -127,14 +114,14 @@ def test_a_sample_that_one_tar_lacks_goes_without_that_modality(own: Path) -> No
 
 
 @pytest.mark.parametrize("parquet", [True, False])
-def test_a_cut_tar_keeps_what_lies_inside(own: Path, parquet: bool) -> None:
+def test_a_cut_tar_keeps_what_lies_inside(own_terramesh: Path, parquet: bool) -> None:
     if parquet:
-        write_parquets(own)
-    tar = own / "train" / "S2L2A" / MAJORTOM
+        write_parquets(own_terramesh)
+    tar = own_terramesh / "train" / "S2L2A" / MAJORTOM
     data = tar.read_bytes()
     cut = data.index(key_of("train", 1).encode() + b".zarr.zip\0") + 2000
     tar.write_bytes(data[:cut])
-    samples = samples_of(source_of(own))
+    samples = samples_of(source_of(own_terramesh))
     np.testing.assert_array_equal(samples[FIRST].parts["S2L2A"], expected("S2L2A", 0))
     inside, after = samples[key_of("train", 1)], samples[key_of("train", 2)]
     assert f"ends after {cut} bytes, inside the member of" in inside.faults["S2L2A"]
@@ -144,30 +131,32 @@ def test_a_cut_tar_keeps_what_lies_inside(own: Path, parquet: bool) -> None:
         assert "S2L1C" in sample.parts
 
 
-def test_tars_that_tell_nothing_end_the_listing(own: Path) -> None:
-    for tar in (own / "val").rglob("*.tar"):
+def test_tars_that_tell_nothing_end_the_listing(own_terramesh: Path) -> None:
+    for tar in (own_terramesh / "val").rglob("*.tar"):
         tar.write_bytes(b"<html>not found</html>" * 100)
     with pytest.raises(SourceError, match=r"damaged at byte 0: .*; download these tars again"):
-        source_of(own).listing()
+        source_of(own_terramesh).listing()
 
 
-def test_a_damaged_store_is_a_fault(own: Path) -> None:
-    data = zarr_zip(own / "one.zip", variables("NDVI", 0))
-    rewrite(own / "train" / "NDVI" / MAJORTOM, {f"{FIRST}.zarr.zip": data[:-50]})
+def test_a_damaged_store_is_a_fault(own_terramesh: Path) -> None:
+    data = zarr_zip(own_terramesh / "one.zip", variables("NDVI", 0))
+    rewrite(own_terramesh / "train" / "NDVI" / MAJORTOM, {f"{FIRST}.zarr.zip": data[:-50]})
     at = data.index(b"bands/0.0.0.0") + 60
     flipped = data[:at] + bytes([data[at] ^ 255]) + data[at + 1 :]
-    rewrite(own / "train" / "NDVI" / MAJORTOM, {f"{key_of('train', 1)}.zarr.zip": flipped})
-    samples = samples_of(source_of(own))
+    rewrite(
+        own_terramesh / "train" / "NDVI" / MAJORTOM, {f"{key_of('train', 1)}.zarr.zip": flipped}
+    )
+    samples = samples_of(source_of(own_terramesh))
     assert f"{FIRST}: not a zip file" in samples[FIRST].faults["NDVI"]
     assert "bands/0.0.0.0: Bad CRC-32" in samples[key_of("train", 1)].faults["NDVI"]
     assert not samples[key_of("train", 2)].faults
 
 
-def test_a_sample_without_any_readable_map_is_none(own: Path) -> None:
-    write_parquets(own)
-    for tar in (own / "train").rglob(MAJORTOM):
+def test_a_sample_without_any_readable_map_is_none(own_terramesh: Path) -> None:
+    write_parquets(own_terramesh)
+    for tar in (own_terramesh / "train").rglob(MAJORTOM):
         rewrite(tar, {f"{FIRST}.zarr.zip": None})
-    source = source_of(own)
+    source = source_of(own_terramesh)
     ref = next(ref for ref in refs_of(source.listing()) if ref.key == FIRST)
     with pytest.raises(SampleError, match=f"{FIRST}: no tar of train/majortom.* has it"):
         source.read(ref)
@@ -179,6 +168,14 @@ def test_bands_are_ordered_by_their_names(tmp_path: Path) -> None:
     arrays["bands"], arrays["band"] = arrays["bands"][:, order], arrays["band"][order]
     found = one_sample(tmp_path, "S2L1C", arrays).parts["S2L1C"]
     np.testing.assert_array_equal(found, pixels("S2L1C", 0))
+
+
+@pytest.mark.parametrize("names", [["Red", "Green", "Blue"], ["B4", "B3", "B2"]])
+def test_colours_have_several_names(tmp_path: Path, names: list[str]) -> None:
+    arrays = variables("S2RGB", 0)
+    arrays["bands"], arrays["band"] = arrays["bands"][:, ::-1], np.array(names[::-1])
+    found = one_sample(tmp_path, "S2RGB", arrays).parts["S2RGB"]
+    np.testing.assert_array_equal(found, pixels("S2RGB", 0))
 
 
 def test_other_bands_are_a_fault_that_names_both(tmp_path: Path) -> None:
@@ -209,6 +206,12 @@ def test_a_time_of_zero_or_less_is_unknown(tmp_path: Path, time: int) -> None:
     assert "S2L2A" in sample.parts
 
 
+def test_the_date_is_that_of_an_optical_map(tmp_path: Path) -> None:
+    sample = one_sample(tmp_path, "S1RTC", variables("S1RTC", 0))
+    assert sample.meta.times == {"S1RTC": "2021-07-23"}
+    assert "date" not in sample.parts
+
+
 def test_a_store_of_several_dates_is_refused(tmp_path: Path) -> None:
     arrays = variables("NDVI", 0)
     arrays["bands"] = np.repeat(arrays["bands"], 4, axis=0)
@@ -216,12 +219,12 @@ def test_a_store_of_several_dates_is_refused(tmp_path: Path) -> None:
         one_sample(tmp_path, "NDVI", arrays)
 
 
-def test_maps_of_different_places_are_no_sample(own: Path) -> None:
+def test_maps_of_different_places_are_no_sample(own_terramesh: Path) -> None:
     arrays = variables("DEM", 0)
     arrays["x"] = arrays["x"] + 20
-    data = zarr_zip(own / "one.zip", arrays)
-    rewrite(own / "train" / "DEM" / MAJORTOM, {f"{FIRST}.zarr.zip": data})
-    source = source_of(own)
+    data = zarr_zip(own_terramesh / "one.zip", arrays)
+    rewrite(own_terramesh / "train" / "DEM" / MAJORTOM, {f"{FIRST}.zarr.zip": data})
+    source = source_of(own_terramesh)
     with pytest.raises(SampleError, match="do not show the same place: bounds 20 apart"):
         source.read(refs_of(source.listing())[0])
 
@@ -259,95 +262,18 @@ def test_harmonising_gives_the_offset_back(tmp_path: Path) -> None:
     assert raised.dtype == np.int16
     assert raised[0, 0, :3].tolist() == [0, 1000, 32767]
     np.testing.assert_array_equal(raised[1:], plain[1:] + 1000)
-    rgb = variables("S2RGB", 0) | {"time": arrays["time"]}
+    rgb = variables("S2RGB", 0) | {name: arrays[name] for name in ("time", "file_id")}
     same = one_sample(tmp_path / "c", "S2RGB", rgb, harmonise_s2=True).parts["S2RGB"]
     np.testing.assert_array_equal(same, pixels("S2RGB", 0))
 
 
-@pytest.mark.parametrize(("suffix", "folder"), [(".zarr.zip", ""), ("", "train/")])
-def test_the_parquet_tells_samples_and_places(own: Path, suffix: str, folder: str) -> None:
-    walked = source_of(own).listing()
-    assert walked.column("lon").null_count == 7
-    write_parquets(own, suffix, folder)
-    told = source_of(own).listing()
-    assert sorted(told.column("key").to_pylist()) == sorted(walked.column("key").to_pylist())
-    by_key = {row["key"]: row for row in told.to_pylist()}
-    for row in walked.to_pylist():
-        found = by_key[row["key"]]
-        number = int(row["key"][-7:])
-        assert (found["block"], found["split"]) == (row["block"], row["split"])
-        assert (found["lon"], found["lat"]) == place_of(number)
-        assert found["num_bytes"] == pytest.approx(row["num_bytes"], rel=0.3)
-
-
-def test_shards_the_parquet_does_not_know_are_walked(own: Path) -> None:
-    write_parquets(own)
-    for tar in list((own / "val").rglob(MAJORTOM)):
-        tar.rename(tar.with_name("majortom_shard_000081.tar"))
-    listing = source_of(own, splits=("val",)).listing()
-    assert listing.column("key").to_pylist() == [key_of("val", 5), key_of("val", 6)]
-    assert listing.column("lon").null_count == 2
-
-
-def test_keys_with_dots_are_escaped(tmp_path: Path) -> None:
-    data = zarr_zip(tmp_path / "one.zip", variables("DEM", 0))
-    write_tar(tmp_path / "val" / "DEM" / MAJORTOM, {"./282D.485L.zarr.zip": data})
-    assert list(samples_of(source_of(tmp_path))) == ["282D%2E485L"]
-
-
-def test_options_choose_and_are_in_the_fingerprint(terramesh: Path) -> None:
-    assert samples_of(source_of(terramesh, subsets=("ssl4eos12",))).keys() == {
-        key_of("train", 3),
-        key_of("train", 4),
-    }
-    source = source_of(terramesh, splits=("val",), modalities=("NDVI", "date", "S2L2A"))
-    assert tuple(source.rows) == ("S2L2A", "NDVI", "date")
-    assert set(samples_of(source)[key_of("val", 5)].parts) == {"S2L2A", "NDVI", "date"}
-    options: list[dict[str, Any]] = [
-        {},
-        *({"splits": ("val",)}, {"modalities": ("DEM",)}, {"subsets": ("majortom",)}),
-        {"harmonise_s2": True},
-    ]
-    assert len({source_of(terramesh, **o).fingerprint() for o in options}) == len(options)
-    assert source_of(terramesh).fingerprint() == source_of(terramesh).fingerprint()
-
-
-@pytest.mark.parametrize(
-    ("options", "told"),
-    [
-        ({"splits": ("test",)}, "no shards of splits test; write source.path=FOLDER"),
-        ({"subsets": ("landsat",)}, "no shards of splits train, val in subsets landsat"),
-        ({"modalities": ("CHM",)}, "TerraMesh has S2L1C, .* NDVI, and coordinates and date come"),
-        ({"modalities": ("date",)}, "TerraMesh has S2L1C"),
-        (
-            {"splits": ("val",), "modalities": ("DEM", "S1GRD")},
-            "has no tars of S1GRD; it has .*S1RTC",
-        ),
-    ],
-)
-def test_wishes_that_cannot_be_met_are_told(
-    terramesh: Path, options: dict[str, Any], told: str
-) -> None:
-    with pytest.raises(SourceError, match=told):
-        source_of(terramesh, **options).listing()
-
-
-def test_a_parquet_of_something_else_is_told(own: Path) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    pq.write_table(pa.table({"name": ["a"]}), own / "val_metadata.parquet")
-    with pytest.raises(SourceError, match="has no column tar and zarr, but name"):
-        source_of(own).listing()
-
-
-def test_a_build_keeps_values_and_splits(own: Path, tmp_path: Path) -> None:
-    write_parquets(own)
+def test_a_build_keeps_values_and_splits(own_terramesh: Path, tmp_path: Path) -> None:
+    write_parquets(own_terramesh)
     out = tmp_path / "set"
     config = parse_config(
         {
             "kind": "shards",
-            "source": {"type": "terramesh", "path": str(own)},
+            "source": {"type": "terramesh", "path": str(own_terramesh)},
             "out": str(out),
             "samples_per_shard": 2,
             "splits": "source",

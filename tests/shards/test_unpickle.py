@@ -43,7 +43,7 @@ def test_the_text_of_a_pickle_is_read_too(value: Any) -> None:
     assert loads_text(str(pickle.dumps(value, 4))) == value
 
 
-@pytest.mark.parametrize("protocol", (3, 4))
+@pytest.mark.parametrize("protocol", [3, 4])
 def test_numbers_arrays_and_days_are_made(protocol: int) -> None:
     labels = np.array([[0, 1, 1]], np.int64)
     value = {
@@ -183,7 +183,7 @@ def test_text_that_is_no_bytes_literal_is_refused(text: str) -> None:
 
 
 @given(st.binary(max_size=200))
-@settings(max_examples=300)
+@settings(max_examples=200)
 @example(b"\x80\x04\x8d\xff\xff\xff\xff\xff\xff\xff\x7f.")
 @example(b"I" + b"9" * 5000 + b"\n.")
 def test_random_bytes_give_a_value_or_are_refused(data: bytes) -> None:
@@ -201,7 +201,7 @@ _WRITTEN = pickle.dumps(
 
 
 @given(st.data())
-@settings(max_examples=300)
+@settings(max_examples=150)
 def test_damaged_pickles_give_a_value_or_are_refused(data: st.DataObject) -> None:
     damaged = bytearray(_WRITTEN)
     for _ in range(data.draw(st.integers(1, 3))):

@@ -135,7 +135,7 @@ SHARDS = {
 }
 
 
-def make_terramesh(root: Path, *, parquet: bool = False) -> Path:
+def make_terramesh(root: Path) -> Path:
     """Three shards of three, two and two samples, numbered over all; S1 is RTC or GRD by subset."""
     for (split, shard), numbers in SHARDS.items():
         for name in BANDS:
@@ -146,8 +146,6 @@ def make_terramesh(root: Path, *, parquet: bool = False) -> Path:
                 }
                 write_tar(root / split / name / shard, members)
     (root / "one.zip").unlink()
-    if parquet:
-        write_parquets(root)
     return root
 
 
