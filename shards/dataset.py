@@ -9,10 +9,8 @@ slot. Modalities added later (`extra/<name>`) are read by name like any other. A
 by threads, forked workers and, by pickling, spawned ones.
 """
 
-import bisect
 import functools
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,35 +20,37 @@ from configs.registry import BandStatistics
 from configs.schema.data import SampleFilter
 from configs.schema.modality import Modality
 from shards.codec import META_PART, decode_meta
-from shards.errors import DamagedError, ShardError
+from shards.errors import ShardError
 from shards.filters import matching
-from shards.index import ShardIndex, read_index
+from shards.index import read_index
 from shards.manifest import EXTRA, INDEX, MANIFEST, modalities_of, read_manifest
-from shards.reading import TarFiles, Wanted, read_parts
+from shards.remote import fetch_heads
 from shards.sample import Part, SampleMeta
 from shards.splitting import read_splitting
-from shards.tar import BLOCK_BYTES
+from shards.storage import ShardCache, is_url
+from shards.store import Store
 
 _AGAIN = "run the same build again: it makes this shard anew"
 
 
-def open_dataset(path: str | Path, *, verify: bool = True) -> "Dataset":
-    """Open a finished data set.
+def open_dataset(
+    path: str | Path,
+    *,
+    verify: bool = True,
+    cache: Path | None = None,
+    cache_gb: float = float("inf"),
+) -> "Dataset":
+    """Open a finished data set, in a folder or behind a URL.
 
     With `verify`, every tar's size is compared with the index, and the index with its digest; without,
-    a damaged shard is told when a sample of it is read.
+    a damaged shard is told when a sample of it is read. `cache` is a folder on a fast local disk that
+    gets verified copies of shards, up to `cache_gb`; behind a URL it also keeps manifest and index.
     Raises ShardError when there is no manifest, or a file is missing, truncated or foreign.
     """
-    return Dataset(Path(path), verify=verify)
-
-
-@dataclass(frozen=True)
-class _Store:
-    """One index and the tars it points into, in manifest order."""
-
-    index: ShardIndex
-    tars: tuple[str, ...]
-    tar_bytes: tuple[int, ...]
+    if not is_url(path):
+        return Dataset(Path(path), verify=verify, cache=cache, cache_gb=cache_gb)
+    folder = fetch_heads(str(path), cache)
+    return Dataset(folder, root=str(path), verify=verify, cache=cache, cache_gb=cache_gb)
 
 
 class Dataset:
@@ -67,7 +67,15 @@ class Dataset:
         extras: names of what was derived from it later, such as tokens.
     """
 
-    def __init__(self, path: Path, *, verify: bool = True) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        root: str | None = None,
+        verify: bool = True,
+        cache: Path | None = None,
+        cache_gb: float = float("inf"),
+    ) -> None:
         self.path = path
         self.manifest: dict[str, Any] = read_manifest(path / MANIFEST)
         self.fingerprint: str = self.manifest["fingerprint"]
@@ -80,9 +88,12 @@ class Dataset:
         self._shards: list[tuple[str, str]] = [(s["split"], s["name"]) for s in shards]
         self._starts = np.cumsum([0, *(s["num_samples"] for s in shards)])
         self._shard_numbers = {shard: number for number, shard in enumerate(self._shards)}
-        self._bounds: list[int] = self._starts.tolist()
-        self._files = TarFiles()
-        self._stores: dict[str, tuple[_Store, int]] = {}
+        self._options = {"cache": cache, "cache_gb": cache_gb}
+        self.root = root or str(path)
+        self._cache = None
+        if cache is not None:
+            self._cache = ShardCache(cache / self.fingerprint, cache_gb * 1e9)
+        self._stores: dict[str, tuple[Store, int]] = {}
         self._extra_manifests: dict[str, dict[str, Any]] = {}
         self._own = self._add_store(path, self.manifest, verify)
         for manifest_path in sorted(path.glob(f"{EXTRA}/*/{MANIFEST}")):
@@ -110,7 +121,7 @@ class Dataset:
     def present(self, name: str) -> np.ndarray:
         """Which samples have the modality or extra: bool [N]. Raises ShardError for other names."""
         store, p = self._find(name)
-        return (store.index.present >> np.uint32(p) & np.uint32(1)).astype(bool)
+        return store.present(p)
 
     def select(
         self,
@@ -157,38 +168,34 @@ class Dataset:
         the offset and the sample, when bytes differ from their digest.
         """
         self._check_number(i)
-        by_store: dict[int, tuple[_Store, list[tuple[int, str]]]] = {}
+        by_store: dict[Store, list[tuple[int, str]]] = {}
         for name in names:
             store, p = self._find(name)
-            by_store.setdefault(id(store), (store, []))[1].append((p, name))
+            by_store.setdefault(store, []).append((p, name))
         parts: dict[str, Part] = {}
-        for store, columns in by_store.values():
-            parts |= self._read_store(store, i, columns, into or {})
+        for store, columns in by_store.items():
+            parts |= store.read(i, columns, into or {})
         return parts
 
     def extents(self, i: int, names: Iterable[str]) -> list[tuple[int, int]]:
         """Block and size of the named parts of sample `i`, those it has, in the order of names."""
         self._check_number(i)
-        found = []
-        for name in names:
-            store, p = self._find(name)
-            if int(store.index.present[i]) >> p & 1:
-                block, size, _ = store.index.entries[i, p].tolist()
-                found.append((block, size))
-        return found
+        places = [self._find(name) for name in names]
+        found = [store.extents(i, p) for store, p in places]
+        return [extent for extent in found if extent is not None]
 
     def meta(self, i: int) -> SampleMeta:
         """Where and when sample `i` was seen. Raises DamagedError as `read` does."""
         self._check_number(i)
         column = self._own.index.parts.index(META_PART)
-        found = self._read_store(self._own, i, [(column, META_PART)], {})[META_PART]
+        found = self._own.read(i, [(column, META_PART)], {})[META_PART]
         assert isinstance(found, str)
         return decode_meta(found)
 
     def location(self, i: int) -> tuple[str, str, int]:
         """Split, shard and slot of sample `i`."""
         self._check_number(i)
-        shard = self._shard_number(i)
+        shard = int(np.searchsorted(self._starts, i, side="right")) - 1
         return (*self._shards[shard], int(i - self._starts[shard]))
 
     def extra_manifest(self, name: str) -> dict[str, Any]:
@@ -199,17 +206,8 @@ class Dataset:
 
     def damaged_shards(self) -> list[str]:
         """Tars that are missing or not of their size, each with what is wrong; nothing is read."""
-        found = []
-        for store in {id(store): store for store, _ in self._stores.values()}.values():
-            for tar, expected in zip(store.tars, store.tar_bytes, strict=True):
-                try:
-                    size = Path(tar).stat().st_size
-                except FileNotFoundError:
-                    found.append(f"{tar}: missing")
-                    continue
-                if size != expected:
-                    found.append(f"{tar}: {size} bytes long, {expected} bytes expected")
-        return found
+        stores = {store: None for store, _ in self._stores.values()}
+        return [line for store in stores for line in store.damaged_shards()]
 
     @property
     def shards(self) -> Sequence[tuple[str, str]]:
@@ -230,9 +228,9 @@ class Dataset:
         return f"Dataset({str(self.path)!r}, {self.num_samples} samples, {self.fingerprint})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return functools.partial(open_dataset, verify=False), (self.path,)
+        return functools.partial(open_dataset, verify=False, **self._options), (self.root,)
 
-    def _add_store(self, folder: Path, manifest: dict[str, Any], verify: bool) -> _Store:
+    def _add_store(self, folder: Path, manifest: dict[str, Any], verify: bool) -> Store:
         index = read_index(folder / INDEX, verify=verify)
         counts = [s["num_samples"] for s in manifest["shards"]]
         if index.num_samples != self.num_samples or counts != np.diff(self._starts).tolist():
@@ -241,8 +239,12 @@ class Dataset:
             )
         if index.digest != manifest["index_digest"]:
             raise ShardError(f"{folder / INDEX}: belongs to another manifest; build again")
-        tars = tuple(str(folder / split / f"{name}.tar") for split, name in self._shards)
-        store = _Store(index, tars, tuple(shard["tar_bytes"] for shard in manifest["shards"]))
+        names = [f"{split}/{name}" for split, name in self._shards]
+        sizes = [shard["tar_bytes"] for shard in manifest["shards"]]
+        # Extras are small beside the pixels; only the data set's own tars are worth copies.
+        own = folder == self.path
+        root, cache = (self.root, self._cache) if own else (str(folder), None)
+        store = Store(root, index, names, self._starts.tolist(), sizes, cache)
         for p, part in enumerate(index.parts):
             if part != META_PART:
                 self._stores[part.partition(".")[0]] = (store, p)
@@ -267,39 +269,13 @@ class Dataset:
         for name, counts in manifest["class_counts"].items():
             self.class_counts[name] = np.array(counts, np.int64)
 
-    def _find(self, name: str) -> tuple[_Store, int]:
+    def _find(self, name: str) -> tuple[Store, int]:
         if name not in self._stores:
             raise ShardError(
                 f"{self.path} holds no modality {name!r}; it holds {', '.join(self._stores)}"
             )
         return self._stores[name]
 
-    def _shard_number(self, i: int) -> int:
-        return bisect.bisect_right(self._bounds, i) - 1
-
     def _check_number(self, i: int) -> None:
         if not 0 <= i < self.num_samples:
             raise IndexError(f"sample {i} of {self.num_samples}")
-
-    def _read_store(
-        self,
-        store: _Store,
-        i: int,
-        columns: list[tuple[int, str]],
-        into: Mapping[str, np.ndarray],
-    ) -> dict[str, Part]:
-        index, shard = store.index, self._shard_number(i)
-        present, entries = int(index.present[i]), index.entries[i].tolist()
-        wanted = []
-        for p, name in sorted(columns):
-            if present >> p & 1:
-                block, size, digest = entries[p]
-                wanted.append(Wanted(name, index.parts[p], block * BLOCK_BYTES, size, digest))
-        path = store.tars[shard]
-        try:
-            return read_parts(self._files, path, store.tar_bytes[shard], wanted, into)
-        except (DamagedError, OSError) as error:
-            raise DamagedError(
-                f"{path}, sample {self.keys[i]}: {error}; remove {Path(path).name} and its .idx "
-                "and run the same build again: it makes the shard anew"
-            ) from error

@@ -181,7 +181,9 @@ SampleSet = Dataset | MixedDataset
 
 def open_data(config: DataConfig, *, verify: bool = True) -> SampleSet:
     """The data set of a configuration, or its mixture of several. Raises ShardError."""
-    first = open_dataset(config.shards, verify=verify)
-    if not config.mix:
-        return first
-    return MixedDataset([first, *(open_dataset(m.shards, verify=verify) for m in config.mix)])
+    paths = [config.shards, *(member.shards for member in config.mix)]
+    members = [
+        open_dataset(path, verify=verify, cache=config.cache, cache_gb=config.cache_gb)
+        for path in paths
+    ]
+    return MixedDataset(members) if config.mix else members[0]

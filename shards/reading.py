@@ -8,7 +8,6 @@ Files are opened when they are first needed, once per thread; a file whose size 
 told before anything is read from it.
 """
 
-import os
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
@@ -21,6 +20,7 @@ from shards.codec import decode_part, fits, npy_header
 from shards.errors import DamagedError
 from shards.files import raw
 from shards.sample import Part
+from shards.storage import TarFile, open_tar
 
 _MAX_OPEN_FILES = 64
 # Reading over a gap this long costs less than a second call.
@@ -45,11 +45,11 @@ class TarFiles(threading.local):
     """Open tars of one thread, the least recently used closed first.
 
     Per thread, because a descriptor closed here could be another file by the time another thread
-    reads from it. `preadv` keeps no position, so descriptors inherited by a fork stay right.
+    reads from it. No position is kept, so descriptors inherited by a fork stay right.
     """
 
     def __init__(self) -> None:
-        self._open: OrderedDict[str, _Descriptor] = OrderedDict()
+        self._open: OrderedDict[str, TarFile] = OrderedDict()
         self._scratch = np.empty(0, np.uint8)
 
     def read_into(self, path: str, tar_bytes: int, offset: int, buffers: list[memoryview]) -> None:
@@ -57,20 +57,20 @@ class TarFiles(threading.local):
 
         Raises DamagedError when the file has another size than `tar_bytes` and ends before.
         """
-        descriptor = self._open.pop(path, None) or _Descriptor(path)
-        self._open[path] = descriptor
+        file = self._open.pop(path, None) or open_tar(path)
+        self._open[path] = file
         if len(self._open) > _MAX_OPEN_FILES:
             self._open.popitem(last=False)
         size = sum(map(len, buffers))
-        if descriptor.size != tar_bytes and offset + size > descriptor.size:
+        if file.size != tar_bytes and offset + size > file.size:
             raise DamagedError(
-                f"the file is {descriptor.size} bytes long, {tar_bytes} expected: this part lies "
+                f"the file is {file.size} bytes long, {tar_bytes} expected: this part lies "
                 "behind its end"
             )
-        done = os.preadv(descriptor.fd, buffers, offset)
+        done = file.read_into(buffers, offset)
         while done < size:
             rest = _after(buffers, done)
-            count = os.preadv(descriptor.fd, rest, offset + done)
+            count = file.read_into(rest, offset + done)
             if count == 0:
                 raise DamagedError(f"the file ends {size - done} bytes early")
             done += count
@@ -80,18 +80,6 @@ class TarFiles(threading.local):
         if len(self._scratch) < size:
             self._scratch = np.empty(size + size // 4, np.uint8)
         return raw(self._scratch)[:size]
-
-
-class _Descriptor:
-    """A file descriptor closed with its last reference."""
-
-    def __init__(self, path: str) -> None:
-        self.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        self.size = os.fstat(self.fd).st_size
-
-    def __del__(self) -> None:
-        if hasattr(self, "fd"):
-            os.close(self.fd)
 
 
 def read_parts(

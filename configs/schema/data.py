@@ -2,10 +2,19 @@
 
 import datetime
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from configs.schema.base import Frozen
+
+
+def _folder_or_url(value: Path | str) -> Path | str:
+    # A Path folds the slashes of `http://`, so what looks like one must come as text.
+    return value if "://" in str(value) else Path(value)
+
+
+FolderOrUrl = Annotated[Path | str, AfterValidator(_folder_or_url)]
 
 
 class SampleFilter(Frozen):
@@ -35,7 +44,7 @@ class SampleFilter(Frozen):
 class MixedIn(Frozen):
     """Another shard set of a mixture and its share of the samples seen."""
 
-    shards: Path
+    shards: FolderOrUrl
     weight: float = Field(default=1.0, gt=0)
 
 
@@ -51,10 +60,10 @@ class DataConfig(Frozen):
 
     `window` limits the shuffle to that many neighbours in storage at a time, for slow disks; 0
     shuffles over everything. `readers` threads read ahead `prefetch_batches` steps. `cache` is a
-    folder on a fast local disk that shards are copied to when they are first read.
+    folder on a fast local disk that gets copies of shards as they are read, up to `cache_gb`.
     """
 
-    shards: Path
+    shards: FolderOrUrl
     weight: float = Field(default=1.0, gt=0)
     mix: tuple[MixedIn, ...] = ()
     split: str = "train"
@@ -66,6 +75,7 @@ class DataConfig(Frozen):
     readers: int = Field(default=1, gt=0)
     prefetch_batches: int = Field(default=2, ge=0)
     cache: Path | None = None
+    cache_gb: float = Field(default=500.0, gt=0)
 
     def order_of_samples(self) -> dict[str, object]:
         """What decides which samples come when, beside the data set's content and the seed."""

@@ -36,7 +36,7 @@ def generate(config: GenerateConfig) -> int:
     sources = _source_streams(layout, config.source)
     targets = {name: _target_stream(layout, name) for name in config.target}
     decoders = {
-        name: Decoder(layout.token_info[name], config.data.shards, device) for name in config.target
+        name: Decoder(layout.token_info[name], dataset.path, device) for name in config.target
     }
     reader = SampleReader(dataset, layout, normalisers)
     indices = _choose(dataset, config)

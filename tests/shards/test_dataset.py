@@ -172,7 +172,7 @@ def test_few_files_stay_open(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(reading, "_MAX_OPEN_FILES", 1)
     expected = checksum(dataset)
     assert checksum(dataset) == expected
-    assert len(dataset._files._open) == 1
+    assert len(dataset._own._files._open) == 1
 
 
 def test_the_manifest_is_plain_json(built: Path) -> None:

@@ -189,6 +189,18 @@ def test_the_configuration_may_say_otherwise_and_nothing_is_lost(tmp_path: Path)
     np.testing.assert_array_equal(array(sample, "S2L2A")[10], bands[11].data)
 
 
+@pytest.mark.parametrize("names", [S2[1:9] + S2[-2:], (*S2, "13 - Another")])
+def test_other_sets_of_sentinel2_bands_stay_as_they_are(
+    tmp_path: Path, names: tuple[str, ...]
+) -> None:
+    bands = optical(names, dtype="float32")
+    folder = one(tmp_path, bands)
+    assert source_of(folder).rows["Sentinel2"].bands == names
+    sample = only_sample(folder)
+    assert set(sample.parts) == {"Sentinel2", "label"}
+    np.testing.assert_array_equal(array(sample, "Sentinel2"), np.stack([b.data for b in bands]))
+
+
 def test_landsat_is_taken_where_the_configuration_says_so(tmp_path: Path) -> None:
     names = (*LANDSAT, "07 - SWIR2")
     bands = [Band(n, np.full((PX, PX), i + 1, np.int16), "Landsat8") for i, n in enumerate(names)]

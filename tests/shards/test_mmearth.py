@@ -2,6 +2,7 @@
 
 import json
 import multiprocessing
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from shards.build import build
 from shards.dataset import open_dataset
 from shards.errors import SampleError, ShardError, SourceError
 from shards.sample import Sample, checked
+from shards.sources import mmearth
 from shards.sources.base import refs_of
 from shards.sources.mmearth import MMEarthSource
 from shards.sources.mmearth_parts import cloud_share
@@ -335,17 +337,31 @@ def test_a_merged_file_reads_the_same(folder: Path, tmp_path: Path) -> None:
         np.testing.assert_array_equal(merged.parts[name], own.parts[name])
 
 
-def test_a_forked_process_opens_the_file_for_itself(folder: Path) -> None:
+def test_a_forked_process_opens_the_file_for_itself(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened_by: list[int] = []
+    plain_open = mmearth._open
+    monkeypatch.setattr(
+        mmearth, "_open", lambda p: (opened_by.append(os.getpid()), plain_open(p))[1]
+    )
     source = source_of(folder)
     refs = refs_of(source.listing())
     before = array(source.read(refs[0]), "S2L1C")
     context = multiprocessing.get_context("fork")
-    queue = context.SimpleQueue()
-    child = context.Process(target=lambda: queue.put(source.read(refs[0]).parts["S2L1C"]))
-    child.start()
-    np.testing.assert_array_equal(queue.get(), before)
-    child.join(10)
-    assert child.exitcode == 0
+    receiver, sender = context.Pipe(duplex=False)
+
+    def child() -> None:
+        opened_by.clear()
+        sender.send((source.read(refs[0]).parts["S2L1C"], opened_by == [os.getpid()]))
+
+    process = context.Process(target=child)
+    process.start()
+    assert receiver.poll(10)
+    values, opened_it = receiver.recv()
+    process.join(10)
+    np.testing.assert_array_equal(values, before)
+    assert opened_it
 
 
 def test_a_cut_file_is_named(tmp_path: Path) -> None:
