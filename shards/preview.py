@@ -103,13 +103,22 @@ def _draw_cell(ax: Any, part: Part | None, row: Modality) -> None:
             0.5, 0.5, "missing", ha="center", va="center", fontsize=8, color="#777777", bbox=box
         )
         return
-    ax.text(0.05, 0.94, _as_text(part), ha="left", va="top", fontsize=6.8, linespacing=1.25)
+    ax.text(0.05, 0.94, as_text(part, row), ha="left", va="top", fontsize=6.8, linespacing=1.25)
 
 
-def _as_text(part: Part) -> str:
+def as_text(part: Part, row: Modality) -> str:
+    """What is not a picture, in a few short lines: a place, the classes of a label, values, words."""
     if isinstance(part, np.ndarray):
-        lon, lat = part
-        return f"{abs(lon):.4f}° {'E' if lon >= 0 else 'W'}\n{abs(lat):.4f}° {'N' if lat >= 0 else 'S'}"
+        if row.kind == "coordinates":
+            lon, lat = part
+            east, north = "E" if lon >= 0 else "W", "N" if lat >= 0 else "S"
+            return f"{abs(lon):.4f}° {east}\n{abs(lat):.4f}° {north}"
+        pairs = list(zip(row.bands, part.tolist(), strict=False))
+        if part.dtype == np.uint8:
+            # One-hot and multi-hot vectors say which of their classes hold.
+            part = ", ".join(name for name, value in pairs if value) or "none"
+        else:
+            part = " ".join(f"{name}={value:.4g}" for name, value in pairs)
     lines = textwrap.wrap(part, _TEXT_CHARS) or ["(empty)"]
     if len(lines) > _TEXT_LINES:
         lines = [*lines[: _TEXT_LINES - 1], lines[_TEXT_LINES - 1][: _TEXT_CHARS - 2] + " …"]

@@ -98,6 +98,8 @@ def _name(row: Modality) -> Markup:
 
 
 def _row(dataset: Dataset, rows: dict[str, Modality], i: int, painter: Painter) -> Markup:
+    from shards.preview import as_text
+
     parts, meta, key = dataset.read(i, rows), dataset.meta(i), dataset.keys[i]
     place = _place(meta.lon, meta.lat)
     cells = [tag("th", tag("span", key), tag("small", place), scope="row", class_="input")]
@@ -109,7 +111,7 @@ def _row(dataset: Dataset, rows: dict[str, Modality], i: int, painter: Painter) 
             note = value_span(part, row)
             inner = map_cell(painter, row, [part], alt=f"{name} of sample {key}", note=note)
         else:
-            inner = words_cell(part)
+            inner = words_cell(as_text(part, row) if row.kind == "vector" else part)
         cells.append(tag("td", inner, class_="first" if row.is_map else "text"))
     return tag("tr", cells)
 

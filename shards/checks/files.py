@@ -48,62 +48,60 @@ class TarWalk:
     """Read a tar once, front to back, beside its index.
 
     Use as a context manager: call `member` for every part that is there, in the order of samples and
-    parts, then `finish`. Raises OSError when the file cannot be read.
+    parts, then `finish`. What is wrong becomes an error of the shard, also where the disk cannot read.
     """
 
     def __init__(self, tar: Path, index: ShardIndex, errors: ShardErrors, *, digests: bool) -> None:
-        self._tar, self._index, self._errors, self._digests = tar, index, errors, digests
-        self._fd = os.open(tar, os.O_RDONLY | os.O_CLOEXEC)
-        self._num_bytes = os.fstat(self._fd).st_size
-        os.posix_fadvise(self._fd, 0, 0, os.POSIX_FADV_SEQUENTIAL)
+        self.tar, self.index = tar, index
+        self._errors, self._digests = errors, digests
+        self._fd = -1
+        self._num_bytes = 0
         self._expected = 0
         self._behind: list[str] = []
-        self._num_behind = 0
 
     def member(self, i: int, p: int, key: str) -> memoryview | None:
         """Check one member; its data where digests are checked and this one fits."""
-        name = f"{key}.{self._index.parts[p]}"
-        block, size, digest = self._index.entries[i, p].tolist()
+        name = f"{key}.{self.index.parts[p]}"
+        block, size, digest = self.index.entries[i, p].tolist()
         offset = block * BLOCK_BYTES
         if offset - BLOCK_BYTES != self._expected:
-            self._errors.add("walk", self._tar, f"{name} does not follow the member before it")
+            self._tell("walk", f"{name} does not follow the member before it")
         self._expected = offset + size + -size % BLOCK_BYTES
         if offset + size > self._num_bytes:
-            self._behind = self._behind or [name]
-            self._num_behind += 1
+            self._behind.append(name)
             return None
-        wanted = BLOCK_BYTES + (size if self._digests else 0)
-        buffer = raw(np.empty(wanted, np.uint8))
-        _read(self._fd, buffer, offset - BLOCK_BYTES)
-        self._check_header(bytes(buffer[:BLOCK_BYTES]), name, offset - BLOCK_BYTES, size)
+        data = self._read(BLOCK_BYTES + (size if self._digests else 0), offset - BLOCK_BYTES)
+        if data is None:
+            return None
+        self._check_header(bytes(data[:BLOCK_BYTES]), name, offset - BLOCK_BYTES, size)
         if not self._digests:
             return None
-        data = buffer[BLOCK_BYTES:]
+        data = data[BLOCK_BYTES:]
         if xxhash.xxh3_64_intdigest(data) != digest:
-            self._errors.add("digests", self._tar, f"offset {offset}, {name}: damaged bytes")
+            self._tell("digests", f"offset {offset}, {name}: damaged bytes")
             return None
         return data
 
     def finish(self) -> None:
         """Check the end of the tar."""
-        if self._num_behind:
-            self._errors.add(
+        if self._behind:
+            self._tell(
                 "walk",
-                self._tar,
-                f"the file ends after {self._num_bytes} bytes: {self._num_behind} parts lie behind "
+                f"the file ends after {self._num_bytes} bytes: {len(self._behind)} parts lie behind "
                 f"its end, the first is {self._behind[0]}",
             )
         num = max(0, self._num_bytes - self._expected)
-        tail = raw(np.empty(min(num, len(END)), np.uint8))
-        _read(self._fd, tail, self._expected)
-        if num != len(END) or tail != END:
-            self._errors.add(
-                "walk",
-                self._tar,
-                f"{num} bytes after the last member, two zero blocks expected",
-            )
+        tail = self._read(min(num, len(END)), self._expected)
+        if tail is not None and (num != len(END) or tail != END):
+            self._tell("walk", f"{num} bytes after the last member, two zero blocks expected")
 
     def __enter__(self) -> "TarWalk":
+        try:
+            self._fd = os.open(self.tar, os.O_RDONLY | os.O_CLOEXEC)
+            self._num_bytes = os.fstat(self._fd).st_size
+            os.posix_fadvise(self._fd, 0, 0, os.POSIX_FADV_SEQUENTIAL)
+        except OSError as error:
+            self._tell("walk", f"cannot be opened: {error}")
         return self
 
     def __exit__(
@@ -112,26 +110,33 @@ class TarWalk:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        os.close(self._fd)
+        if self._fd >= 0:
+            os.close(self._fd)
 
     def _check_header(self, block: bytes, name: str, offset: int, size: int) -> None:
         try:
             header = parse_header(block)
         except DamagedError as error:
-            self._errors.add("walk", self._tar, f"offset {offset}, {name}: {error}")
+            self._tell("walk", f"offset {offset}, {name}: {error}")
             return
         if header is None or tuple(header) != (name, size):
             found = f"{header.name}, {header.num_bytes} bytes" if header else "the end"
-            self._errors.add(
-                "walk", self._tar, f"offset {offset}: {found}; {name} is there by the index"
-            )
+            self._tell("walk", f"offset {offset}: {found}; {name} is there by the index")
 
+    def _read(self, size: int, offset: int) -> memoryview | None:
+        """Bytes that lie within the file; None after telling that they cannot be read."""
+        buffer = raw(np.empty(size, np.uint8))
+        done = 0
+        try:
+            while done < size:
+                count = os.preadv(self._fd, [buffer[done:]], offset + done)
+                if count == 0:
+                    raise OSError("the file became shorter while it was read")
+                done += count
+        except OSError as error:
+            self._tell("walk", f"offset {offset}: cannot be read: {error}")
+            return None
+        return buffer
 
-def _read(fd: int, buffer: memoryview, offset: int) -> None:
-    """Fill the buffer, which lies within the file. Raises OSError."""
-    done = 0
-    while done < len(buffer):
-        count = os.preadv(fd, [buffer[done:]], offset + done)
-        if count == 0:
-            raise OSError(f"the file became shorter than {offset + len(buffer)} bytes")
-        done += count
+    def _tell(self, level: str, what: str) -> None:
+        self._errors.add(level, self.tar, what)

@@ -6,23 +6,23 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
-import xxhash
 
 from configs.schema.modality import Modality
-from shards.checks.drift import Drift, quantiles
+from shards.checks.drift import Drift
 from shards.checks.files import StoredShard, TarWalk, check_sizes
-from shards.checks.looks import NO_LOOK, look_of
+from shards.checks.notes import Columns, Notes
 from shards.checks.report import LEVELS, Finding, Remarks, Seconds, ShardErrors
-from shards.checks.sense import Seen, Sense, day_of, is_acquired
+from shards.checks.sense import Seen, Sense
 from shards.checks.values import strange_values
 from shards.codec import META_PART, decode_meta, decode_part
 from shards.errors import DamagedError
 from shards.index import ShardIndex
 from shards.sample import Part, SampleMeta, part_problem
 
-NO_DAY = np.iinfo(np.int32).min
+_LOOK = "look at them: python -m shards preview; nodata pixels are left out of training"
 
 
 @dataclass(frozen=True)
@@ -48,24 +48,13 @@ class ShardTask:
     read: bool
 
 
-@dataclass(frozen=True)
-class Columns:
-    """A few numbers per sample: [N] each.
-
-    `look` is uint64, `day` int32 since 1970 or NO_DAY, `acquired` a digest of day and product of the
-    image that `look` is of (uint64, 0 for unknown), `lon` and `lat` float64 degrees or NaN.
-    """
-
-    look: np.ndarray
-    day: np.ndarray
-    acquired: np.ndarray
-    lon: np.ndarray
-    lat: np.ndarray
-
-
 @dataclass
 class ShardResult:
-    """What one shard says. `num_read` counts the samples read that have a modality, "" all."""
+    """What one shard says.
+
+    `num_read` counts the samples read that have a modality, and under "" all. `tile_m` is the shorter
+    side of the ground its samples cover. `columns` and `drift` come with the level of semantics.
+    """
 
     number: int
     findings: list[Finding] = field(default_factory=list)
@@ -74,9 +63,15 @@ class ShardResult:
     num_parts: int = 0
     num_bytes: int = 0
     seconds: Seconds = field(default_factory=Counter)
-    drift: Drift = field(default_factory=Drift)
-    tile_m: float = 0.0
+    tile_m: float = np.inf
     columns: Columns | None = None
+    drift: Drift | None = None
+
+
+class _Member(NamedTuple):
+    walk: TarWalk
+    part: str
+    data: memoryview
 
 
 def check_shard(context: Context, task: ShardTask) -> ShardResult:
@@ -89,78 +84,125 @@ class _ShardCheck:
         self._context, self._task = context, task
         self._errors = ShardErrors()
         self._result = ShardResult(task.number)
-        self._sense = Sense(context.rows, context.today, context.max_days, self._result.remarks)
 
     def run(self) -> ShardResult:
-        found = self._result
-        begin_s = time.perf_counter()
-        indices = [check_sizes(store, self._errors) for store in self._task.stores]
-        found.seconds["sizes"] += time.perf_counter() - begin_s
-        if self._task.read and indices[0] is not None:
-            self._read([(s, i) for s, i in zip(self._task.stores, indices, strict=True) if i])
-        found.findings = self._errors.findings()
-        return found
+        with _Timed(self._result.seconds, "sizes"):
+            indices = [check_sizes(store, self._errors) for store in self._task.stores]
+        own = indices[0]
+        if self._task.read and own is not None:
+            with ExitStack() as stack:
+                walks = []
+                for store, index in zip(self._task.stores, indices, strict=True):
+                    if index is not None and self._is_aligned(store, index, own):
+                        self._count(index)
+                        digests = self._context.asks("digests")
+                        walk = TarWalk(store.tar, index, self._errors, digests=digests)
+                        walks.append(stack.enter_context(walk))
+                self._read(walks, own)
+        self._result.findings = self._errors.findings()
+        return self._result
 
-    def _read(self, stores: list[tuple[StoredShard, ShardIndex]]) -> None:
-        own = stores[0][1]
-        aligned = []
-        for store, index in stores:
-            if index.keys.text == own.keys.text and np.array_equal(index.keys.ends, own.keys.ends):
-                aligned.append((store, index))
-            else:
-                what = "its samples are not those of the data set's shard"
-                self._errors.add("walk", store.tar, what, "remove that extra and make it again")
-        digests = self._context.asks("digests")
-        with ExitStack() as stack:
-            walks: list[tuple[TarWalk, ShardIndex]] = []
-            for store, index in aligned:
-                try:
-                    walk = TarWalk(store.tar, index, self._errors, digests=digests)
-                except OSError as error:
-                    self._errors.add("walk", store.tar, f"cannot be read: {error}")
-                else:
-                    walks.append((stack.enter_context(walk), index))
-            try:
-                self._read_samples(walks, own)
-            except OSError as error:
-                self._errors.add("walk", stores[0][0].tar, f"cannot be read: {error}")
+    def _is_aligned(self, store: StoredShard, index: ShardIndex, own: ShardIndex) -> bool:
+        if index.keys.text == own.keys.text and np.array_equal(index.keys.ends, own.keys.ends):
+            return True
+        what = "its samples are not those of the data set's shard"
+        self._errors.add("walk", store.tar, what, "remove that extra and make it again")
+        return False
 
-    def _read_samples(self, walks: list[tuple[TarWalk, ShardIndex]], own: ShardIndex) -> None:
-        columns = _empty_columns(own.num_samples)
+    def _count(self, index: ShardIndex) -> None:
+        for p, part in enumerate(index.parts):
+            name = part.partition(".")[0]
+            num = int((index.present >> np.uint32(p) & np.uint32(1)).sum())
+            self._result.num_parts += num
+            if part != META_PART:
+                self._result.num_read[name] += num
+
+    def _read(self, walks: list[TarWalk], own: ShardIndex) -> None:
+        context, result = self._context, self._result
+        result.num_read[""] += own.num_samples
+        notes = Notes(context.rows, context.looks, own.num_samples)
+        sense = Sense(context.rows, context.today, context.max_days, result.remarks)
         for i, key in enumerate(own.keys):
-            self._result.num_read[""] += 1
-            parts, meta = self._decoded(walks, i, key)
-            if self._context.asks("semantics") and meta is not None:
-                begin_s = time.perf_counter()
-                self._look(i, key, parts, meta, columns)
-                self._result.seconds["semantics"] += time.perf_counter() - begin_s
-        for walk, _ in walks:
+            parts: dict[str, Part] = {}
+            meta: SampleMeta | None = None
+            for member in self._members(walks, i, key):
+                if context.asks("decode"):
+                    with _Timed(result.seconds, "decode"):
+                        name, found = self._decode(key, member)
+                    if isinstance(found, SampleMeta):
+                        meta = found
+                    elif found is not None:
+                        parts[name] = found
+            if context.asks("semantics") and meta is not None:
+                with _Timed(result.seconds, "semantics"):
+                    sense.check(key, meta, self._seen(parts))
+                    notes.add(i, key, parts, meta)
+        for walk in walks:
             walk.finish()
-        if self._context.asks("semantics"):
-            self._sense.finish()
-            self._result.drift.pack()
-            self._result.columns = columns
+        if context.asks("semantics"):
+            sense.finish()
+            notes.drift.pack()
+            result.columns, result.drift = notes.columns, notes.drift
 
-    def _decoded(
-        self, walks: list[tuple[TarWalk, ShardIndex]], i: int, key: str
-    ) -> tuple[dict[str, Part], SampleMeta | None]:
-        """The parts of a sample that are what their rows say, and its meta data."""
-        parts: dict[str, Part] = {}
-        meta: SampleMeta | None = None
-        for p, part, data in self._members(walks, i, key):
-            if data is None or not self._context.asks("decode"):
-                continue
-            begin_s = time.perf_counter()
-            name, _, extension = part.partition(".")
-            try:
-                found = decode_part(extension, data)
-                if part == META_PART:
-                    assert isinstance(found, str)
-                    meta = decode_meta(found)
-            except DamagedError as error:
-                self._errors.add("decode", p, f"{key}.{part}: {error}")
-            else:
-                if part != META_PART and self._fits(key, name, found):
-                    parts[name] = found
-            self._result.seconds["decode"] += time.perf_counter() - begin_s
-        return parts, meta
+    def _members(self, walks: list[TarWalk], i: int, key: str) -> Iterator[_Member]:
+        """What can be read of a sample, in the order of the tars."""
+        result = self._result
+        level = "digests" if self._context.asks("digests") else "walk"
+        for walk in walks:
+            present = int(walk.index.present[i])
+            for p, part in enumerate(walk.index.parts):
+                if not present >> p & 1:
+                    continue
+                with _Timed(result.seconds, level):
+                    data = walk.member(i, p, key)
+                if data is not None:
+                    result.num_bytes += len(data)
+                    yield _Member(walk, part, data)
+
+    def _decode(self, key: str, member: _Member) -> tuple[str, Part | SampleMeta | None]:
+        """A part by name when it is what its row says; strange values become remarks."""
+        name, _, extension = member.part.partition(".")
+        try:
+            part = decode_part(extension, member.data)
+            if member.part == META_PART:
+                return name, decode_meta(str(part))
+        except DamagedError as error:
+            # Its digest fits, so it was written like this.
+            self._errors.add("decode", member.walk.tar, f"{key}.{member.part}: {error}")
+            return name, None
+        row = self._context.rows.get(name)
+        if row is None:
+            return name, None
+        wrong = part_problem(part, row)
+        if wrong:
+            self._errors.add("decode", f"{key}.{name}", wrong)
+            return name, None
+        if isinstance(part, np.ndarray):
+            for what in strange_values(part, row):
+                self._result.remarks.add(Finding("warning", "decode", name, what, _LOOK), key)
+        return name, part
+
+    def _seen(self, parts: Mapping[str, Part]) -> Seen:
+        ground: dict[str, tuple[float, float]] = {}
+        for name, part in parts.items():
+            row = self._context.rows[name]
+            if row.is_map and row.gsd_m and isinstance(part, np.ndarray):
+                ground[name] = (part.shape[1] * row.gsd_m, part.shape[2] * row.gsd_m)
+        for sides in ground.values():
+            self._result.tile_m = min(self._result.tile_m, *sides)
+        place, date = parts.get("coordinates"), parts.get("date")
+        coordinates = tuple(place.tolist()) if isinstance(place, np.ndarray) else None
+        return Seen(ground, coordinates, date if isinstance(date, str) else None)
+
+
+class _Timed:
+    """Adds the time a block takes to the seconds of its level."""
+
+    def __init__(self, seconds: Seconds, level: str) -> None:
+        self._seconds, self._level = seconds, level
+
+    def __enter__(self) -> None:
+        self._begin_s = time.perf_counter()
+
+    def __exit__(self, *_: object) -> None:
+        self._seconds[self._level] += time.perf_counter() - self._begin_s

@@ -50,7 +50,8 @@ def folder(tmp_path: Path) -> Path:
     """Three places with heights, two of them with optical bands."""
     for i in range(3):
         east_m = 300_000.0 + 30_000 * i
-        write_tiff(tmp_path / "dem" / f"{i}.tif", tiny_array("DEM", i), east_m=east_m)
+        tags = {"date": "2011-02-03"} if i == 2 else None
+        write_tiff(tmp_path / "dem" / f"{i}.tif", tiny_array("DEM", i), east_m=east_m, tags=tags)
         if i:
             tags = {"datetime": f"2021-07-2{i}"}
             path = tmp_path / "s2" / f"{i}.tif"
@@ -76,7 +77,6 @@ def test_a_row_is_a_sample_and_an_empty_cell_a_missing_modality(folder: Path, su
     source = source_of(table_of(folder, suffix), COLUMNS)
     assert list(source.rows) == ["S2L2A", "DEM", "coordinates", "date"]
     samples = samples_of(source)
-    # A key of digits stays the text it is.
     assert [sample.key for sample in samples] == ["007", "b%2E1", "c"]
     assert [set(sample.parts) for sample in samples] == [
         {"DEM", "coordinates"},
@@ -88,6 +88,11 @@ def test_a_row_is_a_sample_and_an_empty_cell_a_missing_modality(folder: Path, su
     assert "split" not in source.listing().column_names
     for sample, ref in zip(samples, refs_of(source.listing()), strict=True):
         assert (sample.meta.lon, sample.meta.lat) == (ref.lon, ref.lat)
+
+
+def test_keys_of_digits_stay_texts(folder: Path) -> None:
+    table = table_of(folder, key=["007", "012", "100"])
+    assert [sample.key for sample in samples_of(source_of(table, COLUMNS))] == ["007", "012", "100"]
 
 
 def test_paths_are_relative_to_the_root(

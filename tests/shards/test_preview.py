@@ -7,7 +7,7 @@ from PIL import Image
 from configs.registry import modality, modality_registry
 from shards.dataset import Dataset
 from shards.errors import ShardError
-from shards.preview import contact_sheet, spread
+from shards.preview import as_text, contact_sheet, spread
 from shards.render import NODATA_GREY, class_colors, render_map, render_maps
 
 
@@ -81,3 +81,15 @@ def test_a_folder_that_cannot_be_written_is_told(dataset: Dataset, tmp_path: Pat
 def test_samples_are_spread_evenly() -> None:
     assert spread(np.arange(100), 3).tolist() == [0, 50, 99]
     assert spread(np.arange(2), 3).tolist() == [0, 1]
+
+
+def test_vectors_are_told_in_words() -> None:
+    biome = modality("biome")
+    label = np.zeros(biome.num_bands, np.uint8)
+    assert as_text(label, biome) == "none"
+    label[3] = 1
+    assert as_text(label, biome) == biome.bands[3]
+    era5 = modality("ERA5")
+    values = np.arange(era5.num_bands, dtype=np.float32)
+    assert as_text(values, era5).startswith(f"{era5.bands[0]}=0")
+    assert as_text(np.array([-12.5, 44.25]), modality("coordinates")) == "12.5000° W\n44.2500° N"

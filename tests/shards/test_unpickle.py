@@ -103,6 +103,7 @@ def test_functions_are_refused_and_not_called(
         (b"cnumpy.f2py.crackfortran\nmyeval\n(S'1'\ntR.", "myeval"),
         (b"cnumpy\nload\n(tR.", "numpy.load"),
         (b"cgeobenchmark\nX\n.", "geobenchmark.X"),
+        (b"cgeobench.task\nos system\n.", "os system"),
         (b"cbuiltins\ngetattr\n.", "builtins.getattr"),
         # Old instances, extension codes and persistent ids reach objects in other ways.
         (b"(ios\nsystem\n.", "INST"),
@@ -175,7 +176,7 @@ def test_a_value_that_holds_itself_is_read_and_let_alone() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "x", "b'a' + b'b'", "__import__('os')", "b'\\x8", "((((" * 99]
+    "text", ["", "x", "b'a' + b'b'", "__import__('os')", "b'\\x8", "'b'", "-" * 99999 + "1"]
 )
 def test_text_that_is_no_bytes_literal_is_refused(text: str) -> None:
     with pytest.raises(UnsafePickle):

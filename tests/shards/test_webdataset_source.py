@@ -142,6 +142,16 @@ def test_long_names_are_read_in_every_dialect(tmp_path: Path, form: int) -> None
     assert [s.key for s in samples_of(tar, {"txt": "captions"})] == [key.replace("/", "%2F"), "b"]
 
 
+def test_folders_and_links_are_no_members(tmp_path: Path) -> None:
+    path = write_tar(tmp_path / "a.tar", [("a.txt", b"x")])
+    with tarfile.open(path, "a") as tar:
+        for name, kind in (("b.txt", tarfile.SYMTYPE), ("c.txt", tarfile.DIRTYPE)):
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname = kind, "a.txt"
+            tar.addfile(info)
+    assert [s.key for s in samples_of(path, {"txt": "captions"})] == ["a"]
+
+
 def test_what_webdataset_writes_is_read(tmp_path: Path) -> None:
     path = tmp_path / "wds.tar"
     with webdataset.TarWriter(str(path)) as writer:

@@ -1,0 +1,52 @@
+"""Shards one after the other, or several at a time in processes of their own."""
+
+import multiprocessing
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+
+from shards.checks.shard import Context, ShardResult, ShardTask, check_shard
+from shards.errors import ShardError
+
+_AHEAD = 2
+
+
+def check_shards(
+    context: Context, tasks: Iterable[ShardTask], jobs: int
+) -> Iterator[ShardResult]:
+    """The results in the order of the tasks, at most a few waiting for their turn.
+
+    Processes are spawned: they inherit neither threads nor locks. Raises ShardError when one dies.
+    """
+    if jobs == 1:
+        for task in tasks:
+            yield check_shard(context, task)
+        return
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(jobs, spawn, _start, (context,)) as pool:
+        waiting: deque[Future[ShardResult]] = deque()
+        try:
+            for task in tasks:
+                waiting.append(pool.submit(_work, task))
+                if len(waiting) >= _AHEAD * jobs:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        except BrokenProcessPool as error:
+            raise ShardError(
+                "a process of the check was killed, perhaps because memory ran out; run it again "
+                "with a smaller --jobs"
+            ) from error
+
+
+_context: Context
+
+
+def _start(context: Context) -> None:
+    global _context
+    _context = context
+
+
+def _work(task: ShardTask) -> ShardResult:
+    return check_shard(_context, task)
