@@ -3,308 +3,218 @@
     sizes      manifest, index and table are intact; every shard is there in its size
     walk       tar headers, member by member, agree with the index; two zero blocks at the end
     digests    every part's bytes have the digest in the index
-    decode     every part decodes and fits its registry row; NaN, range and constant images
-    semantics  samples.parquet agrees with the index; keys are unique; no grid cell in two splits
+    decode     every part decodes and fits its registry row; NaN, range, constant images, equal bands
+    semantics  each sample: one grid, one place, days that fit
+               all together: samples.parquet agrees with the index; keys are unique; no grid cell in
+               two splits; no sample twice, or nearly; no break by date or by source
 
-Errors mean that reading gives something wrong or nothing; warnings are for people to judge.
+Errors mean that reading gives something wrong or nothing, or that held-out data leaks; warnings are for
+people to judge. How it is done: `shards.checks`.
 """
 
-import dataclasses
-import json
-from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+import datetime
+import math
+import time
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-import xxhash
 
 from configs.schema.modality import Modality
-from shards.codec import META_PART
+from shards.checks.duplicates import Twins, check_duplicates
+from shards.checks.files import StoredShard
+from shards.checks.looks import image_for_looks
+from shards.checks.notes import Columns, Whole
+from shards.checks.pool import check_shards
+from shards.checks.report import LEVELS, Finding, Report, Seconds, Timed
+from shards.checks.sense import is_acquired
+from shards.checks.shard import Context, ShardTask
+from shards.checks.steps import find_steps
+from shards.checks.table import (
+    Table,
+    build_splits,
+    check_leakage,
+    check_places,
+    check_table,
+    later_splits,
+)
+from shards.checks.values import strange_values
 from shards.dataset import Dataset, open_dataset
-from shards.errors import DamagedError, ShardError
-from shards.filters import samples_columns
-from shards.index import ShardIndex, index_path, member_layout, read_index
-from shards.manifest import EXTRA, INDEX, MANIFEST, read_manifest
-from shards.plan import grid_cells
-from shards.sample import part_problem
-from shards.stats import valid_pixels
-from shards.tar import BLOCK_BYTES, END, parse_header
+from shards.errors import ShardError
+from shards.index import read_index
+from shards.manifest import EXTRA, INDEX, MANIFEST, modalities_of, read_manifest
+from shards.mixing import mix_with
+from shards.progress import Progress
 
-LEVELS = ("sizes", "walk", "digests", "decode", "semantics")
-_REMAKE = "remove the shard's .tar and .idx and run the same build again"
+__all__ = ["LEVELS", "MAX_DAYS", "Finding", "Report", "strange_values", "verify"]
+
+MAX_DAYS = 45
 
 
-@dataclass(frozen=True)
-class Finding:
-    """One thing that is wrong or strange: where, what, and what to do about it."""
-
-    severity: Literal["error", "warning"]
-    level: str
-    where: str
-    what: str
-    todo: str
-
-
-@dataclass
-class Report:
-    """What was looked at and what was found."""
-
-    path: Path
-    level: str
-    num_shards: int = 0
-    num_samples: int = 0
-    num_parts: int = 0
-    findings: list[Finding] = field(default_factory=list)
-
-    @property
-    def errors(self) -> list[Finding]:
-        return [f for f in self.findings if f.severity == "error"]
-
-    @property
-    def warnings(self) -> list[Finding]:
-        return [f for f in self.findings if f.severity == "warning"]
-
-    @property
-    def ok(self) -> bool:
-        return not self.errors
-
-    def error(self, level: str, where: str | Path, what: str, todo: str = _REMAKE) -> None:
-        self.findings.append(Finding("error", level, str(where), what, todo))
-
-    def warning(self, level: str, where: str | Path, what: str, todo: str) -> None:
-        self.findings.append(Finding("warning", level, str(where), what, todo))
-
-    def to_dict(self) -> dict[str, object]:
-        return {
-            "path": str(self.path),
-            "level": self.level,
-            "ok": self.ok,
-            "num_shards": self.num_shards,
-            "num_samples": self.num_samples,
-            "num_parts": self.num_parts,
-            "findings": [dataclasses.asdict(f) for f in self.findings],
-        }
-
-
-def verify(path: str | Path, level: str = "semantics") -> Report:
+def verify(
+    path: str | Path,
+    level: str = "semantics",
+    *,
+    jobs: int = 1,
+    sample: float = 1.0,
+    seed: int = 0,
+    max_days: int = MAX_DAYS,
+    quiet: bool = True,
+) -> Report:
     """Check a data set, its extras included, up to `level`. Never raises for what it finds.
 
-    Raises ValueError for an unknown level.
+    `jobs` processes share the shards. `sample` is the share of the shards, drawn by `seed`, that is
+    read beyond `sizes`. Acquisitions of one sample may lie `max_days` apart. Without `quiet` a line
+    says how far the reading is.
+
+    Raises ValueError for an unknown level or a share outside 0 .. 1, ShardError when a process dies.
     """
-    depth = LEVELS.index(level)
+    if level not in LEVELS or not 0 < sample <= 1 or jobs < 1:
+        raise ValueError(f"level {level!r}, sample {sample}, jobs {jobs}: no such check")
+    begin_s = time.monotonic()
     report = Report(Path(path), level)
     try:
         manifest = read_manifest(report.path / MANIFEST)
+        rows = modalities_of(manifest)
     except ShardError as error:
         report.error("sizes", report.path, str(error), "see there")
-        return report
-    _verify_store(report, report.path, manifest["shards"], depth)
-    for extra in sorted(report.path.glob(f"{EXTRA}/*/{MANIFEST}")):
-        try:
-            shards = read_manifest(extra)["shards"]
-        except ShardError as error:
-            report.error("sizes", extra, str(error), "remove that extra and make it again")
-        else:
-            _verify_store(report, extra.parent, shards, depth)
-    try:
-        dataset = open_dataset(report.path, verify=False)
-    except ShardError as error:
-        report.error("sizes", report.path, str(error), "see there")
-        return report
-    report.num_samples = dataset.num_samples
-    if depth >= LEVELS.index("decode"):
-        _verify_values(report, dataset)
-    if depth >= LEVELS.index("semantics"):
-        _verify_table(report, dataset)
+    else:
+        _Verification(report, manifest, rows, max_days).run(jobs, sample, seed, quiet=quiet)
+    report.seconds["total"] = time.monotonic() - begin_s
     return report
 
 
-def _verify_store(report: Report, folder: Path, shards: list[dict[str, Any]], depth: int) -> None:
-    try:
-        read_index(folder / INDEX)
-    except ShardError as error:
-        report.error("sizes", folder / INDEX, str(error), "run the same build again")
-    for shard in shards:
-        tar = folder / shard["split"] / f"{shard['name']}.tar"
-        report.num_shards += 1
-        try:
-            index = read_index(index_path(tar))
-        except ShardError as error:
-            report.error("sizes", index_path(tar), str(error))
-            continue
-        if index.digest != shard["digest"]:
-            report.error("sizes", index_path(tar), "is another index than the manifest's")
-            continue
-        if not tar.is_file():
-            report.error("sizes", tar, "missing")
-            continue
-        size = tar.stat().st_size
-        if size != shard["tar_bytes"]:
-            report.error("sizes", tar, f"{size} bytes, {shard['tar_bytes']} expected")
-        if depth >= LEVELS.index("walk"):
-            _verify_tar(report, tar, index, digests=depth >= LEVELS.index("digests"))
+class _Verification:
+    """One check of one data set; `run` fills the report."""
 
-
-def _verify_tar(report: Report, tar: Path, index: ShardIndex, *, digests: bool) -> None:
-    """Read the tar once, front to back, beside its index."""
-    expected_end = 0
-    with tar.open("rb") as file:
-        for (name, offset, size), digest in zip(member_layout(index), _digests(index), strict=True):
-            report.num_parts += 1
-            file.seek(offset - BLOCK_BYTES)
+    def __init__(
+        self, report: Report, manifest: dict[str, Any], rows: dict[str, Modality], max_days: int
+    ) -> None:
+        self._report, self._manifest, self._rows = report, manifest, rows
+        self._folders = [report.path]
+        self._stores = [_stored(report.path, manifest["shards"])]
+        self._seconds = Seconds()
+        self._add_extras()
+        for folder in self._folders:
             try:
-                header = parse_header(file.read(BLOCK_BYTES))
-            except DamagedError as error:
-                report.error("walk", tar, f"offset {offset - BLOCK_BYTES}, {name}: {error}")
-                header = None
+                read_index(folder / INDEX)
+            except ShardError as error:
+                report.error("sizes", folder / INDEX, str(error), "run the same build again")
+        looks = image_for_looks([name for name, row in rows.items() if is_acquired(row)])
+        today = datetime.datetime.now(datetime.UTC).date()
+        self._context = Context(report.level, rows, looks, today, max_days)
+        self._counts: list[int] = [shard["num_samples"] for shard in manifest["shards"]]
+        self._whole = Whole()
+
+    def run(self, jobs: int, sample: float, seed: int, *, quiet: bool) -> None:
+        report = self._report
+        dataset = self._open()
+        table: Table | None = None
+        if dataset is not None and self._context.asks("semantics"):
+            with Timed(self._seconds, "semantics"):
+                table = check_table(report, dataset)
+            self._whole.columns = Columns.empty(dataset.num_samples)
+        self._read_shards(self._tasks(sample, seed), table, jobs, quiet=quiet)
+        report.findings += self._whole.remarks.findings(self._whole.num_read)
+        if dataset is not None and table is not None:
+            with Timed(self._seconds, "semantics"):
+                self._check_whole(dataset, table)
+        report.seconds = {level: self._seconds[level] for level in LEVELS if level in self._seconds}
+
+    def _add_extras(self) -> None:
+        """Take in every extra; the rows of added modalities join those of the build."""
+        for path in sorted(self._report.path.glob(f"{EXTRA}/*/{MANIFEST}")):
+            try:
+                manifest = read_manifest(path)
+                if "modality" in manifest:
+                    self._rows |= modalities_of({"modalities": [manifest["modality"]]})
+            except ShardError as error:
+                todo = "remove that extra and make it again"
+                self._report.error("sizes", path, str(error), todo)
             else:
-                if header is None or tuple(header) != (name, size):
-                    found = f"{header.name}, {header.num_bytes} bytes" if header else "the end"
-                    place = f"offset {offset - BLOCK_BYTES}"
-                    report.error("walk", tar, f"{place}: {found}; {name} is there by the index")
-            if offset - BLOCK_BYTES != expected_end:
-                report.error("walk", tar, f"{name} does not follow the member before it")
-            expected_end = offset + size + -size % BLOCK_BYTES
-            if digests:
-                data = file.read(size)
-                if len(data) < size:
-                    report.error("digests", tar, f"offset {offset}, {name}: the file ends inside")
-                elif xxhash.xxh3_64_intdigest(data) != digest:
-                    report.error("digests", tar, f"offset {offset}, {name}: damaged bytes")
-        file.seek(expected_end)
-        tail = file.read()
-    if tail != END:
-        report.error(
-            "walk", tar, f"{len(tail)} bytes after the last member, two zero blocks expected"
-        )
+                self._folders.append(path.parent)
+                self._stores.append(_stored(path.parent, manifest["shards"]))
 
-
-def _digests(index: ShardIndex) -> Iterator[int]:
-    """Digests in the order of `member_layout`."""
-    for bits, digests in zip(index.present.tolist(), index.entries["digest"], strict=True):
-        for p, digest in enumerate(digests.tolist()):
-            if bits >> p & 1:
-                yield digest
-
-
-def _verify_values(report: Report, dataset: Dataset) -> None:
-    """Decode every part and hold it against its row; strange values are counted per modality."""
-    strange: Counter[tuple[str, str]] = Counter()
-    examples: dict[tuple[str, str], str] = {}
-    names = (*dataset.modalities, *dataset.extras)
-    present = {name: dataset.present(name) for name in names}
-    for i in range(dataset.num_samples):
+    def _open(self) -> Dataset | None:
+        """The data set when its index can be used as a whole."""
         try:
-            dataset.meta(i)
-        except DamagedError as error:
-            _undecodable(report, error)
-        for name in names:
-            if not present[name][i]:
-                continue
-            try:
-                part = dataset.read(i, [name])[name]
-            except DamagedError as error:
-                _undecodable(report, error)
-                continue
-            if name not in dataset.modalities:
-                continue
-            row = dataset.modalities[name]
-            wrong = part_problem(part, row)
-            if wrong:
-                where = f"{dataset.keys[i]}.{name}"
-                report.error("decode", where, wrong)
-            elif isinstance(part, np.ndarray):
-                for what in strange_values(part, row):
-                    strange[name, what] += 1
-                    examples.setdefault((name, what), dataset.keys[i])
-    for (name, what), count in strange.items():
-        report.warning(
-            "decode",
-            name,
-            f"{what} in {count} of {int(present[name].sum())} samples, such as "
-            f"{examples[name, what]}",
-            "look at them: python -m shards preview; nodata pixels are left out of training",
+            dataset = open_dataset(self._report.path, verify=False)
+            # Columns are checked when they are first used, which should not be later.
+            for name in (*dataset.modalities, *dataset.extras):
+                dataset.present(name)
+            self._report.num_samples = len(dataset.keys)
+        except ShardError as error:
+            if not any(f.where.endswith(INDEX) for f in self._report.errors):
+                self._report.error("sizes", self._report.path, str(error), "see there")
+            return None
+        return dataset
+
+    def _tasks(self, sample: float, seed: int) -> list[ShardTask]:
+        """One task per shard of the data set; a share of them is read."""
+        listed = self._manifest["shards"]
+        rank = np.argsort(np.argsort(mix_with(np.arange(len(listed)), seed)))
+        num_read = math.ceil(sample * len(listed)) if self._context.asks("walk") else 0
+        tasks = []
+        for number, shard in enumerate(listed):
+            name = (shard["split"], shard["name"])
+            stores = [store[name] for store in self._stores if name in store]
+            tasks.append(ShardTask(number, stores, bool(rank[number] < num_read)))
+            self._report.num_shards += len(stores)
+            self._report.num_read += len(stores) if tasks[-1].read else 0
+        return tasks
+
+    def _read_shards(
+        self, tasks: list[ShardTask], table: Table | None, jobs: int, *, quiet: bool
+    ) -> None:
+        report, counts = self._report, self._counts
+        starts = np.cumsum([0, *counts]).tolist()
+        read = [counts[task.number] for task in tasks if task.read]
+        results = check_shards(self._context, tasks, jobs if read else 1)
+        with Progress(sum(read), quiet=quiet) as progress:
+            for task, found in zip(tasks, results, strict=True):
+                report.findings += found.findings
+                report.num_parts += found.num_parts
+                report.num_bytes += found.num_bytes
+                for level, seconds in found.seconds.items():
+                    self._seconds.add(level, seconds)
+                start = starts[task.number]
+                self._whole.merge(found, start)
+                if table is not None and found.columns is not None:
+                    check_places(report, table, task.stores[0].tar, start, found.columns)
+                if task.read:
+                    progress.advance(counts[task.number], found.num_bytes)
+
+    def _check_whole(self, dataset: Dataset, table: Table) -> None:
+        report, whole = self._report, self._whole
+        splits = [build_splits(dataset), *later_splits(report, dataset)]
+        for dealt in splits:
+            check_leakage(report, dealt, table)
+        name, cell_deg = self._context.looks, splits[0].cell_deg
+        assert whole.columns is not None
+        image = self._image_digests(dataset, name)
+        check_duplicates(
+            report,
+            Twins(dataset.keys, table, whole.columns, image, name, whole.tile_m, cell_deg),
+            splits,
         )
+        report.findings += find_steps(whole.drift, self._rows, self._manifest["source"])
+
+    def _image_digests(self, dataset: Dataset, name: str | None) -> np.ndarray:
+        """The digest of each sample's image, 0 where it has none: uint64 [N]."""
+        for folder in self._folders:
+            index = read_index(folder / INDEX, verify=False)
+            for p, part in enumerate(index.parts):
+                if name is not None and part.partition(".")[0] == name:
+                    there = dataset.present(name)
+                    return np.where(there, index.entries["digest"][:, p], np.uint64(0))
+        return np.zeros(dataset.num_samples, np.uint64)
 
 
-def strange_values(array: np.ndarray, row: Modality) -> list[str]:
-    """What deserves a look in an array of the right type: nothing, or phrases."""
-    if not row.is_map:
-        low, high = row.valid_range or (-np.inf, np.inf)
-        outside = not np.isfinite(array).all() or array.min() < low or array.max() > high
-        return ["values out of range"] if outside else []
-    found = []
-    valid = valid_pixels(array, row)
-    values = array[valid]
-    if values.size == 0:
-        return ["no valid pixel"]
-    if array.dtype.kind == "f" and np.isinf(array).any():
-        found.append("infinite values")
-    if row.valid_range and (values.min() < row.valid_range[0] or values.max() > row.valid_range[1]):
-        found.append(f"values outside {row.valid_range[0]:g} .. {row.valid_range[1]:g} {row.unit}")
-    # One class or one height over a whole tile is a plain or a lake; one radiance is a fault.
-    if row.kind == "image" and row.num_bands > 1 and values.min() == values.max():
-        found.append("a constant image")
-    return found
-
-
-def _undecodable(report: Report, error: DamagedError) -> None:
-    # The same damage was told with its place by the digest level.
-    if not any(f.level == "digests" for f in report.errors):
-        report.error("decode", report.path, str(error))
-
-
-def _verify_table(report: Report, dataset: Dataset) -> None:
-    where = dataset.path / "samples.parquet"
-    todo = "remove it and run the same build again"
-    try:
-        columns = samples_columns(dataset)
-        parts = json.loads((columns.schema.metadata or {})[b"parts"])
-        table = columns.to_pydict()
-    except ShardError as error:
-        report.error("semantics", where, str(error), todo)
-        return
-    if table["key"] != list(dataset.keys):
-        report.error("semantics", where, "its keys differ from the index's", todo)
-        return
-    _verify_splits(report, dataset, table)
-    if table["split"] != dataset.splits.tolist():
-        report.error("semantics", where, "its splits differ from the manifest's", todo)
-    for p, part in enumerate(parts):
-        if part == META_PART:
-            continue
-        told = np.array([bits >> p & 1 for bits in table["present"]], bool)
-        name = part.partition(".")[0]
-        differing = np.flatnonzero(told != dataset.present(name))
-        if differing.size:
-            key = dataset.keys[int(differing[0])]
-            report.error(
-                "semantics", where, f"{name} is present by one, not the other: {key}", todo
-            )
-    repeated = [key for key, count in Counter(dataset.keys).items() if count > 1]
-    if repeated:
-        report.error("semantics", where, f"keys come twice: {', '.join(repeated[:5])}")
-
-
-def _verify_splits(report: Report, dataset: Dataset, table: dict[str, list[Any]]) -> None:
-    """Neighbours on both sides of a split make held-out scores too good."""
-    cell_deg = dataset.manifest["recipe"]["split_cell_deg"]
-    lon, lat = (np.array(table[name], np.float64) for name in ("lon", "lat"))
-    placed = np.isfinite(lon) & np.isfinite(lat)
-    cells = grid_cells(lon[placed], lat[placed], cell_deg).tolist()
-    splits_of: dict[int, set[str]] = {}
-    for cell, split in zip(cells, dataset.splits[placed], strict=True):
-        splits_of.setdefault(cell, set()).add(str(split))
-    shared = {cell: splits for cell, splits in splits_of.items() if len(splits) > 1}
-    if shared:
-        cell, splits = next(iter(shared.items()))
-        report.error(
-            "semantics",
-            dataset.path,
-            f"{len(shared)} grid cells of {cell_deg:g} degrees lie in two splits, such as "
-            f"({cell >> 32}, {cell & 0xFFFFFFFF}) in "
-            f"{' and '.join(sorted(splits))}",
-            "the places in the source's listing and in its samples differ; correct the source",
+def _stored(folder: Path, shards: list[dict[str, Any]]) -> dict[tuple[str, str], StoredShard]:
+    """The shards of a manifest by split and name."""
+    return {
+        (shard["split"], shard["name"]): StoredShard(
+            folder / shard["split"] / f"{shard['name']}.tar", shard["digest"], shard["tar_bytes"]
         )
+        for shard in shards
+    }

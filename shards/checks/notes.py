@@ -1,7 +1,8 @@
 """What is kept of a shard's samples for the questions that are asked of all samples together."""
 
+from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import xxhash
@@ -9,6 +10,7 @@ import xxhash
 from configs.schema.modality import Modality
 from shards.checks.drift import Drift, quantiles
 from shards.checks.looks import NO_LOOK, look_of
+from shards.checks.report import Finding, Remarks, Seconds
 from shards.checks.sense import day_of, is_acquired
 from shards.sample import Part, SampleMeta
 
@@ -39,6 +41,26 @@ class Columns:
             lon=np.full(num, np.nan),
             lat=np.full(num, np.nan),
         )
+
+
+@dataclass
+class ShardResult:
+    """What one shard says.
+
+    `num_read` counts the samples read that have a modality, and under "" all. `tile_m` is the shorter
+    side of the ground its samples cover. `columns` and `drift` come with the level of semantics.
+    """
+
+    number: int
+    findings: list[Finding] = field(default_factory=list)
+    remarks: Remarks = field(default_factory=Remarks)
+    num_read: Counter[str] = field(default_factory=Counter)
+    num_parts: int = 0
+    num_bytes: int = 0
+    seconds: Seconds = field(default_factory=Seconds)
+    tile_m: float = np.inf
+    columns: Columns | None = None
+    drift: Drift | None = None
 
 
 class Notes:
@@ -73,3 +95,25 @@ class Notes:
 
 _EPOCH = 719_163
 """1970-01-01 as `datetime.date.toordinal` counts."""
+
+
+class Whole:
+    """What the shards' results add up to; `columns` are those of all samples."""
+
+    def __init__(self) -> None:
+        self.columns: Columns | None = None
+        self.remarks = Remarks()
+        self.num_read: Counter[str] = Counter()
+        self.drift = Drift()
+        self.tile_m = np.inf
+
+    def merge(self, found: ShardResult, start: int) -> None:
+        """Add one shard, whose first sample has the number `start`."""
+        self.remarks.merge(found.remarks)
+        self.num_read.update(found.num_read)
+        self.tile_m = min(self.tile_m, found.tile_m)
+        if found.drift is not None:
+            self.drift.merge(found.drift)
+        if found.columns is not None and self.columns is not None:
+            for name, values in vars(found.columns).items():
+                getattr(self.columns, name)[start : start + len(values)] = values

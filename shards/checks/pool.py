@@ -12,10 +12,8 @@ from shards.errors import ShardError
 _AHEAD = 2
 
 
-def check_shards(
-    context: Context, tasks: Iterable[ShardTask], jobs: int
-) -> Iterator[ShardResult]:
-    """The results in the order of the tasks, at most a few waiting for their turn.
+def check_shards(context: Context, tasks: Iterable[ShardTask], jobs: int) -> Iterator[ShardResult]:
+    """The results in the order of the tasks; only a few wait for their turn.
 
     Processes are spawned: they inherit neither threads nor locks. Raises ShardError when one dies.
     """
@@ -23,13 +21,12 @@ def check_shards(
         for task in tasks:
             yield check_shard(context, task)
         return
-    spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(jobs, spawn, _start, (context,)) as pool:
+    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
         waiting: deque[Future[ShardResult]] = deque()
         try:
             for task in tasks:
-                waiting.append(pool.submit(_work, task))
-                if len(waiting) >= _AHEAD * jobs:
+                waiting.append(pool.submit(check_shard, context, task))
+                if len(waiting) > _AHEAD * jobs:
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()
@@ -38,15 +35,3 @@ def check_shards(
                 "a process of the check was killed, perhaps because memory ran out; run it again "
                 "with a smaller --jobs"
             ) from error
-
-
-_context: Context
-
-
-def _start(context: Context) -> None:
-    global _context
-    _context = context
-
-
-def _work(task: ShardTask) -> ShardResult:
-    return check_shard(_context, task)

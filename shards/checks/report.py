@@ -1,7 +1,7 @@
 """Findings, and remarks that count the samples they hold for."""
 
 import dataclasses
-from collections import Counter
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -87,7 +87,7 @@ class ShardErrors:
         self._told: list[Finding] = []
         self._more = 0
 
-    def add(self, level: str, where: Path, what: str, todo: str = REMAKE) -> None:
+    def add(self, level: str, where: str | Path, what: str, todo: str = REMAKE) -> None:
         if len(self._told) < self.MAX_TOLD:
             self._told.append(Finding("error", level, str(where), what, todo))
         else:
@@ -134,5 +134,21 @@ class Remarks:
         ]
 
 
-Seconds = Counter[str]
-"""Seconds by level."""
+class Seconds(dict[str, float]):
+    """Seconds by level."""
+
+    def add(self, level: str, seconds: float) -> None:
+        self[level] = self.get(level, 0.0) + seconds
+
+
+class Timed:
+    """Adds the time a block takes to the seconds of its level."""
+
+    def __init__(self, seconds: Seconds, level: str) -> None:
+        self._seconds, self._level = seconds, level
+
+    def __enter__(self) -> None:
+        self._begin_s = time.perf_counter()
+
+    def __exit__(self, *_: object) -> None:
+        self._seconds.add(self._level, time.perf_counter() - self._begin_s)

@@ -5,20 +5,21 @@ import functools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from configs.schema.modality import Modality
 from shards.checks.report import Finding, Remarks
 from shards.sample import SampleMeta
+from shards.sources.grid import GRID_M
 
-GRID_M = 10.0
 LANDSAT_1 = datetime.date(1972, 7, 23)
 """The day the first satellite was launched whose images this software could meet."""
 
 _MAX_WARPED = 32
 _COORDINATES_DEG = 1e-4
+_SAME_PIXEL = 0.05
 _M_PER_DEG = 111_320.0
 # Heights do not have the day of a satellite's pass.
 _STILL = ("DEM", "slope", "CHM", "CHMstd")
@@ -46,6 +47,17 @@ def day_of(text: str | None) -> datetime.date | None:
         return None
 
 
+class _Centre(NamedTuple):
+    """A sample by its meta data, the middle of its maps in CRS units, and half the side of its tile."""
+
+    key: str
+    lon: float
+    lat: float
+    x: float
+    y: float
+    half_m: float
+
+
 class Sense:
     """Checks the samples of one shard; `finish` after the last.
 
@@ -61,7 +73,7 @@ class Sense:
     ) -> None:
         self._acquired = {name for name, row in rows.items() if is_acquired(row)}
         self._today, self._max_days, self._remarks = today, max_days, remarks
-        self._centres: dict[str, list[tuple[str, SampleMeta, float, float, float]]] = {}
+        self._centres: dict[str, list[_Centre]] = {}
         self._num_centres = 0
 
     def check(self, key: str, meta: SampleMeta, seen: Seen) -> None:
@@ -72,19 +84,17 @@ class Sense:
 
     def finish(self) -> None:
         """Compare the centres of transforms with the coordinates of their samples."""
-        for crs, samples in self._centres.items():
-            lonlat = _to_degrees(crs, samples)
-            if lonlat is None:
-                key, *_ = samples[0]
-                self._warn("crs", f"a CRS that is not understood ({crs})", _BUILD, key)
+        for crs, centres in self._centres.items():
+            found = _to_degrees(crs, centres)
+            if found is None:
+                what = f"a CRS that is not understood ({crs})"
+                self._warn("meta", what, _BUILD, centres[0].key)
                 continue
-            for (key, meta, *_, half_m), lon, lat in zip(samples, *lonlat, strict=True):
-                assert meta.lon is not None
-                assert meta.lat is not None
-                apart_m = _distance_m(meta.lon, meta.lat, lon, lat)
-                if not apart_m <= half_m:
-                    example = f"{key} ({apart_m:.0f} m apart)"
+            for centre, lon, lat in zip(centres, *found, strict=True):
+                apart_m = _distance_m(centre.lon, centre.lat, lon, lat)
+                if not apart_m <= centre.half_m:
                     what = "lon and lat more than half a tile from the centre of the transform"
+                    example = f"{centre.key} ({apart_m:.0f} m)"
                     self._warn("meta", what, _BUILD, example, apart_m)
 
     def _check_ground(self, key: str, seen: Seen) -> None:
@@ -92,7 +102,9 @@ class Sense:
         for name, ground in seen.ground.items():
             assert first is not None
             if not np.allclose(ground, seen.ground[first], rtol=1e-6):
-                sizes = (f"{height:g} x {width:g} m" for height, width in (seen.ground[first], ground))
+                sizes = (
+                    f"{height:g} x {width:g} m" for height, width in (seen.ground[first], ground)
+                )
                 remark = Finding(
                     "error",
                     "semantics",
@@ -104,27 +116,24 @@ class Sense:
                 self._remarks.add(remark, f"{key} ({' and '.join(sizes)})")
 
     def _check_place(self, key: str, meta: SampleMeta, seen: Seen) -> None:
-        placed = meta.lon is not None and meta.lat is not None
-        if seen.coordinates and placed:
-            apart = max(
-                abs(a - b) for a, b in zip(seen.coordinates, (meta.lon, meta.lat), strict=True)
-            )
+        place = None if meta.lon is None or meta.lat is None else (meta.lon, meta.lat)
+        if seen.coordinates and place:
+            apart = max(abs(a - b) for a, b in zip(seen.coordinates, place, strict=True))
             if not apart <= _COORDINATES_DEG:
                 what = "coordinates that differ from lon and lat of the meta data"
                 self._warn("coordinates", what, _BUILD, f"{key} ({apart:.4g} degrees)", apart)
         if not (meta.crs and meta.transform and seen.ground):
             return
         pixel_m = _pixel_m(meta.crs, meta.transform)
-        if pixel_m is not None and not abs(pixel_m / GRID_M - 1) < 0.05:
+        if pixel_m is not None and not abs(pixel_m / GRID_M - 1) < _SAME_PIXEL:
             what = f"a transform whose pixels are not those of the {GRID_M:g} m grid"
             todo = "gsd_m of the maps' rows is not what their files say: correct it and build again"
             self._warn("meta", what, todo, f"{key} ({pixel_m:.4g} m)")
-            return
-        if placed and self._num_centres < _MAX_WARPED:
+        elif place and self._num_centres < _MAX_WARPED:
             height, width = next(iter(seen.ground.values()))
             x, y = _apply(meta.transform, width / 2 / GRID_M, height / 2 / GRID_M)
-            half_m = min(height, width) / 2
-            self._centres.setdefault(meta.crs, []).append((key, meta, x, y, half_m))
+            centre = _Centre(key, *place, x, y, min(height, width) / 2)
+            self._centres.setdefault(meta.crs, []).append(centre)
             self._num_centres += 1
 
     def _check_days(self, key: str, meta: SampleMeta, seen: Seen) -> None:
@@ -191,14 +200,13 @@ def _parse_crs(text: str) -> Any:
         return None
 
 
-def _to_degrees(crs: str, samples: list[Any]) -> tuple[list[float], list[float]] | None:
+def _to_degrees(crs: str, centres: list[_Centre]) -> tuple[list[float], list[float]] | None:
     from rasterio.warp import transform
 
     parsed = _parse_crs(crs)
     if parsed is None:
         return None
-    xs, ys = [s[2] for s in samples], [s[3] for s in samples]
-    lon, lat = transform(parsed, "EPSG:4326", xs, ys)[:2]
+    lon, lat = transform(parsed, "EPSG:4326", [c.x for c in centres], [c.y for c in centres])[:2]
     return lon, lat
 
 

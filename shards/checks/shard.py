@@ -1,20 +1,17 @@
 """One shard and its extras, read once, front to back."""
 
 import datetime
-import time
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
 from configs.schema.modality import Modality
-from shards.checks.drift import Drift
 from shards.checks.files import StoredShard, TarWalk, check_sizes
-from shards.checks.notes import Columns, Notes
-from shards.checks.report import LEVELS, Finding, Remarks, Seconds, ShardErrors
+from shards.checks.notes import Notes, ShardResult
+from shards.checks.report import LEVELS, Finding, ShardErrors, Timed
 from shards.checks.sense import Seen, Sense
 from shards.checks.values import strange_values
 from shards.codec import META_PART, decode_meta, decode_part
@@ -48,26 +45,6 @@ class ShardTask:
     read: bool
 
 
-@dataclass
-class ShardResult:
-    """What one shard says.
-
-    `num_read` counts the samples read that have a modality, and under "" all. `tile_m` is the shorter
-    side of the ground its samples cover. `columns` and `drift` come with the level of semantics.
-    """
-
-    number: int
-    findings: list[Finding] = field(default_factory=list)
-    remarks: Remarks = field(default_factory=Remarks)
-    num_read: Counter[str] = field(default_factory=Counter)
-    num_parts: int = 0
-    num_bytes: int = 0
-    seconds: Seconds = field(default_factory=Counter)
-    tile_m: float = np.inf
-    columns: Columns | None = None
-    drift: Drift | None = None
-
-
 class _Member(NamedTuple):
     walk: TarWalk
     part: str
@@ -86,7 +63,7 @@ class _ShardCheck:
         self._result = ShardResult(task.number)
 
     def run(self) -> ShardResult:
-        with _Timed(self._result.seconds, "sizes"):
+        with Timed(self._result.seconds, "sizes"):
             indices = [check_sizes(store, self._errors) for store in self._task.stores]
         own = indices[0]
         if self._task.read and own is not None:
@@ -127,14 +104,14 @@ class _ShardCheck:
             meta: SampleMeta | None = None
             for member in self._members(walks, i, key):
                 if context.asks("decode"):
-                    with _Timed(result.seconds, "decode"):
+                    with Timed(result.seconds, "decode"):
                         name, found = self._decode(key, member)
                     if isinstance(found, SampleMeta):
                         meta = found
                     elif found is not None:
                         parts[name] = found
             if context.asks("semantics") and meta is not None:
-                with _Timed(result.seconds, "semantics"):
+                with Timed(result.seconds, "semantics"):
                     sense.check(key, meta, self._seen(parts))
                     notes.add(i, key, parts, meta)
         for walk in walks:
@@ -153,7 +130,7 @@ class _ShardCheck:
             for p, part in enumerate(walk.index.parts):
                 if not present >> p & 1:
                     continue
-                with _Timed(result.seconds, level):
+                with Timed(result.seconds, level):
                     data = walk.member(i, p, key)
                 if data is not None:
                     result.num_bytes += len(data)
@@ -191,18 +168,5 @@ class _ShardCheck:
         for sides in ground.values():
             self._result.tile_m = min(self._result.tile_m, *sides)
         place, date = parts.get("coordinates"), parts.get("date")
-        coordinates = tuple(place.tolist()) if isinstance(place, np.ndarray) else None
+        coordinates = (float(place[0]), float(place[1])) if isinstance(place, np.ndarray) else None
         return Seen(ground, coordinates, date if isinstance(date, str) else None)
-
-
-class _Timed:
-    """Adds the time a block takes to the seconds of its level."""
-
-    def __init__(self, seconds: Seconds, level: str) -> None:
-        self._seconds, self._level = seconds, level
-
-    def __enter__(self) -> None:
-        self._begin_s = time.perf_counter()
-
-    def __exit__(self, *_: object) -> None:
-        self._seconds[self._level] += time.perf_counter() - self._begin_s

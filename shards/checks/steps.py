@@ -91,7 +91,7 @@ def compare(before: Sequence[Sketch], after: Sequence[Sketch]) -> Step | None:
     spread = np.maximum(np.maximum(*spreads), 1e-6 * np.abs(medians[0]) + 1e-9)
     error = _MEDIAN_ERROR * spread * np.sqrt(1 / len(one) + 1 / len(two))
     counts = [sum(sketch.count for sketch in side) for side in (before, after)]
-    return Step(*medians, spread, error, *counts)
+    return Step(medians[0], medians[1], spread, error, counts[0], counts[1])
 
 
 def _low(sketches: Sequence[Sketch]) -> np.ndarray:

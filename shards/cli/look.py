@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from shards.cli.output import Folder, JsonOption, print_json, print_table
+from shards.cli.output import Folder, JsonOption, QuietOption, print_json, print_table
 from shards.errors import ShardError
 
 
@@ -14,6 +14,15 @@ def verify(
     level: Annotated[
         str, typer.Option(help="sizes, walk, digests, decode or semantics; each with those before.")
     ] = "semantics",
+    jobs: Annotated[int, typer.Option(min=1, help="Processes that share the shards.")] = 1,
+    sample: Annotated[
+        float, typer.Option(help="Read only this share of the shards; all are checked for size.")
+    ] = 1.0,
+    seed: Annotated[int, typer.Option(help="Which shards --sample draws.")] = 0,
+    max_days: Annotated[
+        int, typer.Option(min=0, help="So far apart may a sample's acquisitions be.")
+    ] = 45,
+    quiet: QuietOption = False,
     as_json: JsonOption = False,
 ):
     """Check a data set; exit status 1 when something is wrong."""
@@ -22,7 +31,11 @@ def verify(
 
     if level not in LEVELS:
         raise ShardError(f"no level {level!r}; write --level {' | '.join(LEVELS)}")
-    report = run_verify(path, level)
+    if not 0 < sample <= 1:
+        raise ShardError(f"--sample {sample:g}: write a share above 0, at most 1, such as 0.05")
+    report = run_verify(
+        path, level, jobs=jobs, sample=sample, seed=seed, max_days=max_days, quiet=quiet
+    )
     if as_json:
         print_json(report.to_dict())
     else:
@@ -31,12 +44,17 @@ def verify(
             print(f"    -> {finding.todo}")
         counts = {
             "shards": report.num_shards,
+            "read": report.num_read,
             "samples": report.num_samples,
             "parts": report.num_parts,
             "errors": len(report.errors),
             "warnings": len(report.warnings),
+            "seconds": round(report.seconds["total"], 1),
         }
-        print_table(f"{path}: {'sound' if report.ok else 'NOT sound'} ({level})", [counts])
+        told = level
+        if sample < 1:
+            told += f"; only {report.num_read} of {report.num_shards} shards were read"
+        print_table(f"{path}: {'sound' if report.ok else 'NOT sound'} ({told})", [counts])
     if not report.ok:
         raise typer.Exit(1)
 

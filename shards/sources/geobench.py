@@ -60,9 +60,13 @@ class GeoBenchSource:
                 "task, such as classification_v1.0/m-eurosat"
             )
 
-    @functools.cached_property
+    @property
     def rows(self) -> dict[str, Modality]:
         """What the bands fill, where and when they were seen, and the label."""
+        return self._rows
+
+    @functools.cached_property
+    def _rows(self) -> dict[str, Modality]:
         filled = {group.row.name: group.row for group in self._groups}
         registry = in_registry_order({*DERIVED, *(n for n in filled if n in modality_registry())})
         label = {LABEL: self._label} if self._label else {}

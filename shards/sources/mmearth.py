@@ -54,9 +54,13 @@ class MMEarthSource:
         self._path = _find(config)
         self._opened: tuple[int, Any] | None = None
 
-    @functools.cached_property
+    @property
     def rows(self) -> dict[str, Modality]:
         """What the file's datasets give, and place and date; or those configured of them."""
+        return self._rows
+
+    @functools.cached_property
+    def _rows(self) -> dict[str, Modality]:
         have = {name for name, dataset in DATASETS.items() if dataset in self._shapes}
         have |= set(DERIVED)
         missing = [name for name in self._config.modalities if name not in have]

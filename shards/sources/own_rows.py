@@ -15,6 +15,8 @@ FIRST_ORDER = 100_000
 """Above every order in the registry, however it grows."""
 
 _CODEC = Codec(name="blosc2", level=1, filter="bitshuffle")
+# Class maps are long runs, which a filter only breaks up.
+_CLASS_CODEC = Codec(name="blosc2", level=1, filter="none")
 _DTYPES = ("uint8", "int16", "uint16", "float32", "float64")
 _GOLDEN = 0.6180339887498949
 _LIGHTNESSES = (0.5, 0.3, 0.7, 0.4, 0.6)
@@ -78,7 +80,7 @@ def class_map_row(
         valid_range=(0, len(classes) - 1),
         gsd_m=gsd_m,
         patch_px=16,
-        codec=_CODEC,
+        codec=_CLASS_CODEC,
         classes=tuple(
             ClassInfo(value=v, name=n, color=c)
             for v, (n, c) in enumerate(zip(classes, colors, strict=True))

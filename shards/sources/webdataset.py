@@ -56,9 +56,13 @@ class WebDatasetSource:
                     f"that end in .{suffix}"
                 )
 
-    @functools.cached_property
+    @property
     def rows(self) -> dict[str, Modality]:
         """The modalities of the members, what `meta` gives, and labels the registry lacks."""
+        return self._rows
+
+    @functools.cached_property
+    def _rows(self) -> dict[str, Modality]:
         registry = modality_registry()
         names = set(self._suffixes) - {META}
         own = {name: num for name, num in self._config.classes.items() if name not in registry}

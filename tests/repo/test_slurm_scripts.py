@@ -201,3 +201,11 @@ def test_shards_are_built_by_mpi_ranks_or_alone(job: Job, mpi: str, num_processe
     result = job.run("shards", "configs/shards/synthetic.yaml", f"out={job.out}", MPI=mpi)
     assert result.returncode == 0, result.stderr
     assert result.stdout.count(": -m shards build --config") == num_processes
+
+
+def test_array_tasks_build_shards_each_alone(job: Job) -> None:
+    argv = ("configs/shards/synthetic.yaml", f"out={job.out}")
+    result = job.run("shards", *argv, SLURM_ARRAY_TASK_ID="3")
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count(": -m shards build --config") == 1
+    assert f"out={job.out} --array" in result.stdout

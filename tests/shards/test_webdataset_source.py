@@ -449,7 +449,10 @@ def test_a_build_holds_what_the_tars_held(tmp_path: Path) -> None:
         members = []
         for i in range(4):
             key, place = f"t{t}_{i}", {"lon": 3.0 * i, "lat": 40.0 * t}
-            expected[key] = {"S2L2A": tiny_array("S2L2A", 4 * t + i), "DEM": dem(4 * t + i)}
+            expected[key] = {
+                "S2L2A": tiny_array("S2L2A", 4 * t + i),
+                "DEM": tiny_array("DEM", 4 * t + i),
+            }
             members += [(f"{key}.json", json.dumps(place).encode())]
             members += [(f"{key}.s2.npy", npy(expected[key]["S2L2A"].astype(np.uint16)))]
             if i:
