@@ -18,8 +18,16 @@ _SETTINGS = (
 
 
 def build(num_ranks: int, out: Path) -> tuple[int, float]:
-    """One build; its samples and the seconds it says it took, start-up of Python and MPI left out."""
+    """One build, one thread a rank; its samples and the seconds it says it took.
+
+    The start-up of Python and MPI is left out: in the builds that need ranks it is nothing.
+    """
     return NUM_SAMPLES, _seconds(_start(num_ranks, out / "one"))
+
+
+def build_alone(out: Path) -> tuple[int, float]:
+    """One process that takes all cores for its threads, as without a launcher."""
+    return NUM_SAMPLES, _seconds(_start(1, out / "one", alone=True))
 
 
 def build_two_at_once(out: Path) -> tuple[int, float]:
@@ -34,7 +42,7 @@ def mpiexec() -> str | None:
     return str(own) if own.exists() else shutil.which("mpiexec")
 
 
-def _start(num_ranks: int, out: Path) -> subprocess.Popen[str]:
+def _start(num_ranks: int, out: Path, *, alone: bool = False) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "shards", "build", *_SETTINGS, f"out={out}"]
     if num_ranks > 1:
         launcher = mpiexec()
@@ -43,6 +51,9 @@ def _start(num_ranks: int, out: Path) -> subprocess.Popen[str]:
         # Containers run as root and may count fewer slots than cores.
         command = [launcher, "--allow-run-as-root", "--oversubscribe", *ranks, *command]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    if not alone:
+        # Ranks are compared, not threads: as on a machine with as many ranks as cores.
+        environment["MPI_LOCALNRANKS"] = str(os.cpu_count())
     return subprocess.Popen(command, cwd=_ROOT, env=environment, text=True, stdout=subprocess.PIPE)
 
 

@@ -5,11 +5,13 @@ import importlib
 import mmap
 import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from benchmarks import _ours
 from benchmarks._workload import BATCH_SIZE, NAMES, Batch, Workload, fill
 from configs.registry import modality
 from shards.files import raw
@@ -75,11 +77,13 @@ def copy_memory(workload: Workload, _: Path, batch: Batch) -> Iterator[list[int]
     return fill(batch, ((i, workload.arrays(i)) for i in range(workload.num_samples)))
 
 
-def encode_only(workload: Workload, _: Path) -> None:
-    """The registry's codecs on one thread, nothing written."""
-    for i in range(workload.num_samples):
-        for name, array in workload.arrays(i).items():
-            _compress(name, array)
+def encode_only(threads: int, workload: Workload, _: Path) -> None:
+    """The registry's codecs, nothing written; 0 threads are one a core."""
+    with ThreadPoolExecutor(threads or len(os.sched_getaffinity(0))) as pool:
+        for _done in pool.map(
+            functools.partial(_encode_sample, workload), range(workload.num_samples)
+        ):
+            pass
 
 
 def decode_only(workload: Workload, _: Path, batch: Batch) -> Iterator[list[int]]:
@@ -95,6 +99,11 @@ def decode_only(workload: Workload, _: Path, batch: Batch) -> Iterator[list[int]
                 if modality(name).codec.delta:
                     np.cumsum(rows[b], axis=-1, dtype=rows.dtype, out=rows[b])
         yield numbers
+
+
+def _encode_sample(workload: Workload, i: int) -> None:
+    for name, array in workload.arrays(i).items():
+        _ours.encode(name, array)
 
 
 @functools.cache

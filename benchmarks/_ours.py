@@ -1,13 +1,14 @@
 """Our shards as a contender: everything here that calls `shards` to write or read.
 
 A data set to read is made by the real build over a source that hands out the workload's samples, so
-this leans on five things only: `build(config)`, `SyntheticSource.sample(i)`, the rows in
-`modality_registry()`, `ShardWriter` with `encode_part`, and `open_dataset(...).read(i, names, into)`.
+this leans on few things only: `build(config)`, `SyntheticSource.sample(i)`, the rows in
+`modality_registry()`, `ShardWriter` with `Encoder`, and `open_dataset(...).read(i, names, into)`.
 """
 
 import contextlib
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from unittest import mock
 
@@ -27,8 +28,9 @@ from configs.registry import modality, modality_registry
 from configs.schema import ShardsConfig
 from configs.schema.modality import Codec, Modality
 from shards.build import build
-from shards.codec import META_PART, decode_part, encode_meta, encode_part, part_name
+from shards.codec import META_PART, decode_part, encode_part, part_name
 from shards.dataset import Dataset, open_dataset
+from shards.encoding import Encoded, Encoder, own_threads
 from shards.sample import Sample
 from shards.sources.synthetic import SyntheticSource
 from shards.writer import ShardWriter
@@ -42,16 +44,22 @@ def rows_of(codec: str) -> dict[str, Modality]:
     return {n: row.model_copy(update={"codec": Codec(name="npy")}) for n, row in rows.items()}
 
 
-def write(codec: str, workload: Workload, out: Path) -> None:
-    """Shards as a build writes them: encoded, indexed, with digests, durable, committed."""
+def write(codec: str, threads: int, workload: Workload, out: Path) -> None:
+    """Shards as a build writes them: encoded, indexed, with digests, durable, committed.
+
+    As in a build, 0 threads are this process's share of the cores. Without the sums a build counts
+    for its statistics, which no contender has.
+    """
     rows = rows_of(codec)
     parts = (*(part_name(row) for row in rows.values()), META_PART)
     for number, start in enumerate(range(0, workload.num_samples, SAMPLES_PER_SHARD)):
-        with ShardWriter(out / "train" / f"shard-{number:06d}.tar", parts) as writer:
+        with (
+            ShardWriter(out / "train" / f"shard-{number:06d}.tar", parts) as writer,
+            Encoder(rows, threads, counts=False) as encoder,
+        ):
             for i in range(start, min(start + SAMPLES_PER_SHARD, workload.num_samples)):
-                arrays = workload.arrays(i)
-                members = {part_name(r): encode_part(arrays[n], r) for n, r in rows.items()}
-                writer.add(key_of(i), members | {META_PART: encode_meta(workload.meta(i))})
+                _store(writer, encoder.add(_sample(workload, i)))
+            _store(writer, encoder.drain())
             writer.commit()
 
 
@@ -68,14 +76,19 @@ def write_dataset(codec: str, workload: Workload, out: Path) -> None:
         build(config, quiet=True)
 
 
-def read_in_order(workload: Workload, folder: Path, batch: Batch) -> Iterator[list[int]]:
-    """Every sample once, as they lie on disk."""
-    return _read(folder, batch, np.arange(workload.num_samples))
+def read_in_order(
+    threads: int, workload: Workload, folder: Path, batch: Batch
+) -> Iterator[list[int]]:
+    """Every sample once, as they lie on disk; 0 threads are this process's share of the cores."""
+    return _read(threads, folder, batch, np.arange(workload.num_samples))
 
 
-def read_shuffled(workload: Workload, folder: Path, batch: Batch) -> Iterator[list[int]]:
+def read_shuffled(
+    threads: int, workload: Workload, folder: Path, batch: Batch
+) -> Iterator[list[int]]:
     """Every sample once, in a random order over all shards."""
-    return _read(folder, batch, np.random.default_rng(0).permutation(workload.num_samples))
+    order = np.random.default_rng(0).permutation(workload.num_samples)
+    return _read(threads, folder, batch, order)
 
 
 def member_name(name: str) -> str:
@@ -95,16 +108,32 @@ def decode(name: str, data: bytes) -> np.ndarray:
     return part
 
 
-def _read(folder: Path, batch: Batch, order: np.ndarray) -> Iterator[list[int]]:
-    """The one place that knows how our reader is called."""
+def _sample(workload: Workload, i: int) -> Sample:
+    return Sample(key_of(i), {**workload.arrays(i)}, workload.meta(i))
+
+
+def _store(writer: ShardWriter, due: Iterable[Encoded]) -> None:
+    for encoded in due:
+        assert encoded.error is None
+        writer.add(encoded.sample.key, encoded.members)
+
+
+def _read(threads: int, folder: Path, batch: Batch, order: np.ndarray) -> Iterator[list[int]]:
+    """As the training loader reads: samples of a batch on threads, each into its row."""
     dataset, numbers = _open(folder)
     names = batch.names
     slots = [{name: rows[b] for name, rows in batch.arrays.items()} for b in range(BATCH_SIZE)]
-    for start in range(0, len(order), BATCH_SIZE):
-        chosen = order[start : start + BATCH_SIZE].tolist()
-        for slot, i in zip(slots, chosen, strict=False):
-            dataset.read(i, names, slot)
-        yield [numbers[i] for i in chosen]
+
+    def read(slot: dict[str, np.ndarray], i: int) -> None:
+        dataset.read(i, names, slot)
+
+    with ThreadPoolExecutor(threads or own_threads()) as pool:
+        run = map if threads == 1 else pool.map
+        for start in range(0, len(order), BATCH_SIZE):
+            chosen = order[start : start + BATCH_SIZE].tolist()
+            for _ in run(read, slots, chosen):
+                pass
+            yield [numbers[i] for i in chosen]
 
 
 @functools.cache
@@ -117,7 +146,7 @@ def _open(folder: Path) -> tuple[Dataset, list[int]]:
 def _handing_out(workload: Workload) -> Iterator[None]:
     # Generating takes much longer than writing, so the generator gives what it gave before.
     def sample(_: SyntheticSource, i: int) -> Sample:
-        return Sample(key_of(i), {**workload.arrays(i)}, workload.meta(i))
+        return _sample(workload, i)
 
     with mock.patch.object(SyntheticSource, "sample", sample):
         yield

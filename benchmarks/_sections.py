@@ -62,7 +62,7 @@ SECTIONS = (
         (
             Contender("disk, buffered", "limits", "limit", "_limits.write_disk", (False,)),
             Contender("disk, O_DIRECT", "limits", "limit", "_limits.write_disk", (True,)),
-            Contender(_OURS, "ours", "ours", "_ours.write", ("npy",)),
+            Contender(_OURS, "ours", "ours", "_ours.write", ("npy", 0)),
             Contender("ours, whole build", "ours", "info", "_ours.write_dataset", ("npy",)),
             Contender(_OWN, "webdataset", "peer", "_webdataset.write_own_encoder"),
             Contender(_BYTES, "webdataset", "peer", "_webdataset.write_npy_bytes"),
@@ -76,8 +76,16 @@ SECTIONS = (
         "writing compressed arrays",
         "write",
         (
-            Contender("codec alone", "limits", "limit", "_limits.encode_only", (), "", 0.5),
-            Contender(_OURS, "ours", "ours", "_ours.write", ("registry",)),
+            Contender(
+                *("codec alone, all cores", "limits", "limit"),
+                *("_limits.encode_only", (0,), "", 0.5),
+            ),
+            Contender(
+                *("codec alone, one thread", "limits", "info"),
+                *("_limits.encode_only", (1,), "", 0.5),
+            ),
+            Contender(_OURS, "ours", "ours", "_ours.write", ("registry", 0)),
+            Contender("ours, one thread", "ours", "ours", "_ours.write", ("registry", 1)),
             Contender("ours, whole build", "ours", "info", "_ours.write_dataset", ("registry",)),
             Contender(_SAME, "webdataset", "peer", "_webdataset.write_same_codec"),
             Contender(_ANEW, "TerraMesh", "peer", "_terramesh.write_anew", (), "", 0.25),
@@ -94,8 +102,9 @@ SECTIONS = (
         (
             Contender("page cache", "limits", "limit", "_limits.read_page_cache", (), "raw"),
             Contender("memcpy", "limits", "info", "_limits.copy_memory", (), "raw"),
-            Contender(_OURS, "ours", "ours", "_ours.read_in_order", (), "npy"),
-            Contender("ours, random order", "ours", "ours", "_ours.read_shuffled", (), "npy"),
+            Contender(_OURS, "ours", "ours", "_ours.read_in_order", (0,), "npy"),
+            Contender("ours, one thread", "ours", "ours", "_ours.read_in_order", (1,), "npy"),
+            Contender("ours, random order", "ours", "ours", "_ours.read_shuffled", (0,), "npy"),
             Contender(_BUFFER, "webdataset", "peer", "_webdataset.read_frombuffer", (), "tars"),
             Contender(_DECODE, "webdataset", "peer", "_webdataset.read_decode", (), "tars"),
             Contender("MDS, dataset[i]", "MDS", "peer", "_peers.read_mds_by_number", (), "mds"),
@@ -110,8 +119,11 @@ SECTIONS = (
         "read",
         (
             Contender("codec alone", "limits", "limit", "_limits.decode_only", (), "raw"),
-            Contender(_OURS, "ours", "ours", "_ours.read_in_order", (), "registry"),
-            Contender("ours, random order", "ours", "ours", "_ours.read_shuffled", (), "registry"),
+            Contender(_OURS, "ours", "ours", "_ours.read_in_order", (0,), "registry"),
+            Contender("ours, one thread", "ours", "ours", "_ours.read_in_order", (1,), "registry"),
+            Contender(
+                "ours, random order", "ours", "ours", "_ours.read_shuffled", (0,), "registry"
+            ),
             Contender(_SAME, "webdataset", "peer", "_webdataset.read_same_codec", (), "registry"),
             Contender(_GROUP, "TerraMesh", "peer", "_terramesh.read_group", (), "zarr", 0.25),
             Contender(_ARRAY, "TerraMesh", "peer", "_terramesh.read_array", (), "zarr", 0.25),
@@ -123,8 +135,8 @@ SECTIONS = (
         "read",
         (
             Contender("page cache", "limits", "limit", "_limits.read_page_cache", (), "raw"),
-            Contender(_OURS, "ours", "ours", "_ours.read_in_order", (), "npy"),
-            Contender("ours, random order", "ours", "ours", "_ours.read_shuffled", (), "npy"),
+            Contender(_OURS, "ours", "ours", "_ours.read_in_order", (1,), "npy"),
+            Contender("ours, random order", "ours", "ours", "_ours.read_shuffled", (1,), "npy"),
             Contender(_SELECT, "webdataset", "peer", "_webdataset.read_selected", (), "npy"),
             Contender(
                 *("webdataset, tars by modality", "webdataset", "info"),
@@ -141,6 +153,7 @@ SECTIONS = (
             Contender("two processes, two folders", "MPI", "limit", "_build.build_two_at_once"),
             Contender("two MPI ranks", "MPI", "ours", "_build.build", (2,)),
             Contender("one process", "MPI", "peer", "_build.build", (1,)),
+            Contender("one process, all cores", "MPI", "info", "_build.build_alone"),
         ),
         note="by the command's own clock, start-up of Python and MPI left out; see `_build.py`",
     ),

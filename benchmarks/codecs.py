@@ -33,7 +33,9 @@ _ROUNDS = 5
 def candidates(dtype: np.dtype) -> dict[str, Codec]:
     """Codecs worth trying for arrays of a type."""
     found = {
-        f"zstd-{level} {name}": Codec(name="blosc2", level=level, filter=name)
+        f"zstd-{level} {name}": Codec.model_validate(
+            {"name": "blosc2", "level": level, "filter": name}
+        )
         for level, name in ((1, "bitshuffle"), (1, "shuffle"), (1, "none"), (5, "bitshuffle"))
     }
     if dtype.kind in "iu":

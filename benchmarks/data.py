@@ -10,9 +10,11 @@
 How it is kept fair
 - Same samples for all: eight modalities of the synthetic Earth, 264 px, 5 MB, and the sample's meta
   data. SYNTHETIC: ratios of compressed sizes and codecs' speeds describe the generator's images.
-- Every library works in one process of its own, without worker processes. All of them stay, idle,
-  while others have their turn: contenders take turns round after round, and a table says the median
-  of the rounds, the least and the most. A ratio is one of medians.
+- Every library works in one process of its own, without worker processes, and stays there, idle,
+  while others have their turn. Contenders take turns round after round; a table says the median of
+  the rounds, the least and the most. A ratio is one of medians.
+- Ours compresses on as many threads as there are cores, because its builds do; what it does on one
+  thread is in the table, too. Readers are given one thread. CPU time counts all threads.
 - What a competent user would set is set; where there are two ways, both run and the faster counts.
 - Every writer ends durable: webdataset, MDS and litdata call no fsync, so that one of every file and
   folder they wrote is added to their time. Ours does it by itself, and indexes, digests and commits
@@ -22,12 +24,12 @@ How it is kept fair
   a page cache that is warm. Data sets are opened before. In a first, untimed pass every array is
   compared with the one that was written. Ours checks digests all the while; no peer does.
 - Slow contenders get fewer of the samples: nothing they do depends on the number.
-- CPU time counts all threads. Memory is touched beforehand, because a virtual machine may take
-  longer to find its first page than to use it.
+- Memory is touched beforehand, because a virtual machine may take longer to find its first page than
+  to use it.
 
 Limits are measured in the same rounds: the disk with fsync (buffered and O_DIRECT), `preadv` from
-the page cache straight into the batch, and the codec alone on one thread. In the tables limits and
-contenders that are shown for information only are in brackets.
+the page cache straight into the batch, and the codec alone (writing: on all cores; reading: on one).
+In the tables limits and contenders that are shown for information only are in brackets.
 """
 
 import json

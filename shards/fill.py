@@ -7,7 +7,7 @@ from pathlib import Path
 from configs.schema import ShardsConfig
 from configs.schema.modality import Modality
 from shards.codec import META_PART, part_name
-from shards.encoding import Encoder, Members
+from shards.encoding import Encoded, Encoder
 from shards.errors import SampleError, ShardError
 from shards.finish import QUARANTINE
 from shards.plan import PlannedShard
@@ -90,13 +90,13 @@ def fill_shard(site: Site, task: Task, idle: Idle) -> Done:
         Encoder(site.rows, site.threads) as encoder,
     ):
 
-        def store(encoded: Iterable[tuple[Sample, Members | SampleError]]) -> None:
-            for sample, members in encoded:
-                added = _store(writer, sample, members, faults)
+        def store(due: Iterable[Encoded]) -> None:
+            for encoded in due:
+                added = _store(writer, encoded, faults)
                 if added:
                     # Here, in slot order: sums of floats depend on the order.
-                    statistics.add(sample.parts)
-                    metas.append(sample.meta)
+                    statistics.merge([encoded.sums])
+                    metas.append(encoded.sample.meta)
                     if site.report:
                         site.report(1, added)
                     else:
@@ -122,14 +122,13 @@ def fill_shard(site: Site, task: Task, idle: Idle) -> Done:
     return Done(task.shard, faults, *unreported)
 
 
-def _store(
-    writer: ShardWriter, sample: Sample, members: Members | SampleError, faults: list[Fault]
-) -> int:
+def _store(writer: ShardWriter, encoded: Encoded, faults: list[Fault]) -> int:
     """Append a sample; the bytes it takes, or 0 after adding it to `faults`."""
+    sample = encoded.sample
     try:
-        if isinstance(members, SampleError):
-            raise members
-        added = writer.add(sample.key, members)
+        if encoded.error:
+            raise encoded.error
+        added = writer.add(sample.key, encoded.members)
     except SampleError as error:
         faults.append(Fault(sample.key, "", str(error)))
         return 0

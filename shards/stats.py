@@ -17,6 +17,8 @@ from configs.registry import BandStatistics
 from configs.schema.modality import Modality
 from shards.sample import Part
 
+_EXACT = 1 << 21
+
 
 def valid_pixels(array: np.ndarray, row: Modality) -> np.ndarray:
     """Where `array` carries a measurement: bool, same shape."""
@@ -24,6 +26,20 @@ def valid_pixels(array: np.ndarray, row: Modality) -> np.ndarray:
     if row.nodata is not None and not math.isnan(row.nodata):
         valid &= array != row.nodata
     return valid
+
+
+def measured_values(band: np.ndarray, row: Modality) -> np.ndarray:
+    """The measurements of one band as float64, flat; a copy only of what must be left out."""
+    values = band.reshape(-1)
+    if row.nodata is not None and not math.isnan(row.nodata):
+        invalid = values == row.nodata
+        if invalid.any():
+            values = values[~invalid]
+    values = values.astype(np.float64)
+    # One sum tells whether anything in it is not finite, much faster than asking each value.
+    if band.dtype.kind == "f" and not math.isfinite(values.sum()):
+        values = values[np.isfinite(values)]
+    return values
 
 
 class IntegerSums:
@@ -35,12 +51,16 @@ class IntegerSums:
         self.squares = [0] * num_bands
 
     def add(self, array: np.ndarray, row: Modality) -> None:
-        valid = valid_pixels(array, row)
-        for c in range(len(array)):
-            values = array[c][valid[c]].astype(np.int64)
+        # Integers below 2^53 are exact in float64, and so is every sum that stays below: at most
+        # 2^21 squares of 16 bits at a time, in any order.
+        for c, band in enumerate(array):
+            values = measured_values(band, row)
             self.count[c] += values.size
-            self.total[c] += int(values.sum())
-            self.squares[c] += int(np.dot(values, values))
+            for start in range(0, values.size, _EXACT):
+                chunk = values[start : start + _EXACT]
+                self.total[c] += int(chunk.sum())
+                # Not np.dot: a BLAS would bring its own threads, to cores that are all at work.
+                self.squares[c] += int(np.square(chunk, out=chunk).sum())
 
     def merge(self, other: dict[str, list[int]]) -> None:
         for c in range(len(self.count)):
@@ -67,12 +87,12 @@ class FloatSums:
         self.deviation = [0.0] * num_bands
 
     def add(self, array: np.ndarray, row: Modality) -> None:
-        valid = valid_pixels(array, row)
-        for c in range(len(array)):
-            values = array[c][valid[c]].astype(np.float64)
+        for c, band in enumerate(array):
+            values = measured_values(band, row)
             if values.size:
                 mean = float(values.mean())
-                self._merge_band(c, values.size, mean, float(np.square(values - mean).sum()))
+                values -= mean
+                self._merge_band(c, values.size, mean, float(np.square(values, out=values).sum()))
 
     def merge(self, other: dict[str, list[Any]]) -> None:
         for c in range(len(self.count)):

@@ -1,0 +1,39 @@
+"""The benchmarks run, on little; what they measure is for people to read."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(*argv: str | Path) -> str:
+    done = subprocess.run(
+        [sys.executable, *map(str, argv)], cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_scale_measures_every_step(tmp_path: Path) -> None:
+    output = run("benchmarks/scale.py", "--samples", "20000", "--json", tmp_path / "rows.json")
+    rows = json.loads((tmp_path / "rows.json").read_text())
+    steps = {row["step"] for row in rows}
+    assert {"plan", "index: open", "order: resume anywhere, first batch"} <= steps
+    assert {row["samples"] for row in rows} == {20_000, 1_000_000_000}
+    assert output.count("\n") == len(rows) + 1
+
+
+def test_codecs_and_readers_measure_a_data_set(tmp_path: Path) -> None:
+    build = ("build", "--config", "configs/shards/synthetic.yaml", f"out={tmp_path / 'set'}")
+    run("-m", "shards", *build, "source.num_samples=12", "source.tile_px=24", "--quiet")
+    output = run("benchmarks/codecs.py", tmp_path / "set", "--json", tmp_path / "rows.json")
+    rows = json.loads((tmp_path / "rows.json").read_text())
+    assert all(row["ratio"] > 0 for row in rows)
+    maps = {row["modality"] for row in rows}
+    assert maps >= {"S2L2A", "DEM", "LULC"}
+    assert all(sum(r["best"] for r in rows if r["modality"] == name) == 1 for name in maps)
+    assert len(output.splitlines()) == len(rows) + 1
+    argv = ("--modalities", "DEM", "--batch", "2", "--steps", "2", "--workers", "1")
+    assert "threads / processes" in run("benchmarks/readers.py", tmp_path / "set", *argv)
