@@ -34,7 +34,10 @@ def walk(fd: int) -> Iterator[Member]:
     told: dict[str, str] = {}
     while True:
         block = os.pread(fd, BLOCK_BYTES, offset)
-        header = parse_header(block)
+        try:
+            header = parse_header(block)
+        except DamagedError as error:
+            raise DamagedError(f"at byte {offset}: {error}") from error
         if header is None:
             return
         kind, start = block[156:157], offset + BLOCK_BYTES

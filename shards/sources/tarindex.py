@@ -8,9 +8,8 @@ import os
 from typing import BinaryIO
 
 from shards.errors import DamagedError, SampleError
-from shards.tar import BLOCK_BYTES, escape_key, parse_header
-
-_FILE_TYPES = (b"0", b"\0")
+from shards.sources.tar_members import walk
+from shards.tar import escape_key
 
 
 class TarIndex:
@@ -55,18 +54,10 @@ class TarIndex:
         return data
 
     def _walk(self, suffix: str) -> None:
-        offset = 0
-        while True:
-            block = os.pread(self._file.fileno(), BLOCK_BYTES, offset)
-            try:
-                header = parse_header(block)
-            except DamagedError as error:
-                self.damage = f"{self.where} is cut or damaged at byte {offset}: {error}"
-                return
-            if header is None:
-                return
-            # Folders and the extra headers of other tar dialects hold no sample.
-            if block[156:157] in _FILE_TYPES and header.name.endswith(suffix):
-                stem = header.name.removesuffix(suffix).rpartition("/")[2]
-                self._members[escape_key(stem)] = (offset + BLOCK_BYTES, header.num_bytes)
-            offset += BLOCK_BYTES + -(-header.num_bytes // BLOCK_BYTES) * BLOCK_BYTES
+        try:
+            for name, offset, num_bytes in walk(self._file.fileno()):
+                if name.endswith(suffix):
+                    stem = name.removesuffix(suffix).rpartition("/")[2]
+                    self._members[escape_key(stem)] = (offset, num_bytes)
+        except DamagedError as error:
+            self.damage = f"{self.where} is cut or damaged {error}"

@@ -187,7 +187,7 @@ class _Tar:
                 if key and suffix in suffixes:
                     self._add(key, suffix, member)
         except DamagedError as error:
-            self.damage = f"{path} is cut or damaged: {error}"
+            self.damage = f"{path} is cut or damaged {error}"
         if not self.samples:
             raise SourceError(
                 self.damage

@@ -366,7 +366,7 @@ def test_what_may_be_lost_behind_the_cut_is_a_fault(tmp_path: Path, num_bytes: i
 
 def test_a_file_that_is_no_tar_is_told(tmp_path: Path) -> None:
     (tmp_path / "a.tar").write_bytes(b"nothing" * 200)
-    with pytest.raises(SourceError, match=r"a\.tar is cut or damaged: not a tar header"):
+    with pytest.raises(SourceError, match=r"a\.tar is cut or damaged at byte 0: not a tar header"):
         source_of(tmp_path / "a.tar", {"npy": "DEM"}).listing()
 
 
