@@ -237,7 +237,7 @@ def _output(config: Frozen) -> tuple[Path, tuple[Path, ...]]:
         case TokenizeConfig():
             # Named by pipeline.stage1.tokenize.extra_name, whose module imports torch.
             names = (*config.tokenizers, *config.modalities)
-            extra = config.data.shards / "extra"
+            extra = Path(config.data.shards) / "extra"
             return extra, tuple(extra / f"tok_{name}" / "manifest.json" for name in names)
         case GenerateConfig():
             return config.out, (config.out / "scores.json",)

@@ -49,6 +49,7 @@ def build_array(
             with claims.hold("finish") as mine:
                 if mine and not finish.is_whole(config.out):
                     _check_bad(site, plan)
+                    _sweep(config, claims)
                     finish_build(site, plan, recipe)
             time.sleep(_POLL_S)
     return result_of(config, num_built, time.monotonic() - start_s)
@@ -114,6 +115,13 @@ def _check_bad(site: Site, plan: Plan) -> None:
     if len(bad) > site.config.max_bad:
         finish.write_quarantine(site.config.out, bad)
         raise too_many(site.config, bad, [])
+
+
+def _sweep(config: ShardsConfig, claims: Claims) -> None:
+    """Remove what killed tasks left: temporaries nobody has written to for a lease's time."""
+    for leftover in config.out.rglob(".*.tmp-*"):
+        if claims.is_old(leftover):
+            leftover.unlink(missing_ok=True)
 
 
 def _idle() -> None:

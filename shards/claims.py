@@ -62,7 +62,7 @@ class Claims:
             try:
                 fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
             except FileExistsError:
-                if not self._expired(path):
+                if not self.is_old(path):
                     return False
                 # Only one of those who see it expired can rename it away.
                 with contextlib.suppress(FileNotFoundError):
@@ -77,7 +77,8 @@ class Claims:
             return True
         return False
 
-    def _expired(self, path: Path) -> bool:
+    def is_old(self, path: Path) -> bool:
+        """Whether a file was not touched for a lease's time; False where it is gone."""
         try:
             return age_s(path, self.folder / f".now-{self.owner}") > self.lease_s
         except FileNotFoundError:

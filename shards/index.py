@@ -251,7 +251,9 @@ def _parse(path: Path, data: mmap.mmap) -> ShardIndex:
     if magic != _MAGIC:
         raise ValueError("it does not start with EOIX")
     if version != _VERSION:
-        raise ValueError(f"version {version}, this software reads {_VERSION}")
+        raise ShardError(
+            f"{path}: index format {version}, this software reads {_VERSION}; build the data set anew"
+        )
     head_end = _HEADER.size + names_bytes
     if head_end + _DIGEST.size > len(data):
         raise ValueError(f"{len(data)} bytes, more expected")

@@ -79,7 +79,12 @@ def read_splitting(dataset: "Dataset", name: str) -> Splitting:
             f"one with `python -m shards split {dataset.path} --name {name} ...`"
         )
     manifest: dict[str, Any] = read_manifest(path)
-    split_of = np.fromfile(path.with_suffix(".bin"), np.uint8)
+    try:
+        split_of = np.fromfile(path.with_suffix(".bin"), np.uint8)
+    except OSError as error:
+        raise ShardError(
+            f"{path.with_suffix('.bin')} cannot be read: {error}; remove {path.name} and make both again"
+        ) from error
     if manifest["dataset"] != dataset.fingerprint:
         raise ShardError(f"{path} was made for another content of this folder; make it again")
     if xxhash.xxh3_64_hexdigest(raw(split_of)) != manifest["content"]:

@@ -99,7 +99,7 @@ class _Verification:
             try:
                 read_index(folder / INDEX)
             except ShardError as error:
-                report.error("sizes", folder / INDEX, str(error), "run the same build again")
+                report.error("sizes", folder / INDEX, str(error), "see there")
         looks = image_for_looks([name for name, row in rows.items() if is_acquired(row)])
         today = datetime.datetime.now(datetime.UTC).date()
         self._context = Context(report.level, rows, looks, today, max_days)
@@ -160,7 +160,6 @@ class _Verification:
             stores = [store[name] for store in self._stores if name in store]
             tasks.append(ShardTask(number, stores, bool(rank[number] < num_read)))
             self._report.num_shards += len(stores)
-            self._report.num_read += len(stores) if tasks[-1].read else 0
         return tasks
 
     def _read_shards(
@@ -173,6 +172,7 @@ class _Verification:
         with Progress(sum(read), quiet=quiet) as progress:
             for task, found in zip(tasks, results, strict=True):
                 report.findings += found.findings
+                report.num_read += found.num_stores
                 report.num_parts += found.num_parts
                 report.num_bytes += found.num_bytes
                 for level, seconds in found.seconds.items():

@@ -161,7 +161,7 @@ def _tell(report: Report, keys: Sequence[str], pairs: Pairs, what: str) -> None:
         report.warning(
             "semantics",
             report.path,
-            f"{len(pairs.first)} pairs of samples {what}, such as {_example(keys, pairs)}",
+            f"{_count(pairs)} of samples {what}, such as {_example(keys, pairs)}",
             "leave one of each out of the source, or know that it counts twice",
         )
 
@@ -178,10 +178,15 @@ def _tell_across(
     told(
         "semantics",
         splits.where,
-        f"{len(pairs.first)} pairs of samples in two splits {what}, such as {_example(keys, pairs)} "
+        f"{_count(pairs)} of samples in two splits {what}, such as {_example(keys, pairs)} "
         f"in {names}",
         "scores on what was trained on are too good: leave one of each out of the source",
     )
+
+
+def _count(pairs: Pairs) -> str:
+    num = len(pairs.first)
+    return "1 pair" if num == 1 else f"{num} pairs"
 
 
 def _example(keys: Sequence[str], pairs: Pairs) -> str:

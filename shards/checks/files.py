@@ -61,6 +61,8 @@ class TarWalk:
 
     def member(self, i: int, p: int, key: str) -> memoryview | None:
         """Check one member; its data where digests are checked and this one fits."""
+        if self._fd < 0:
+            return None
         name = f"{key}.{self.index.parts[p]}"
         block, size, digest = self.index.entries[i, p].tolist()
         offset = block * BLOCK_BYTES
@@ -84,6 +86,8 @@ class TarWalk:
 
     def finish(self) -> None:
         """Check the end of the tar."""
+        if self._fd < 0:
+            return
         if self._behind:
             self._tell(
                 "walk",

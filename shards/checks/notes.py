@@ -47,14 +47,16 @@ class Columns:
 class ShardResult:
     """What one shard says.
 
-    `num_read` counts the samples read that have a modality, and under "" all. `tile_m` is the shorter
-    side of the ground its samples cover. `columns` and `drift` come with the level of semantics.
+    `num_stores` tars were read, its own and those of extras. `num_read` counts the samples read that
+    have a modality, and under "" all. `tile_m` is the shorter side of the ground its samples cover.
+    `columns` and `drift` come with the level of semantics.
     """
 
     number: int
     findings: list[Finding] = field(default_factory=list)
     remarks: Remarks = field(default_factory=Remarks)
     num_read: Counter[str] = field(default_factory=Counter)
+    num_stores: int = 0
     num_parts: int = 0
     num_bytes: int = 0
     seconds: Seconds = field(default_factory=Seconds)

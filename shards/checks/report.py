@@ -23,6 +23,11 @@ class Finding:
     todo: str
 
 
+def make_error(level: str, where: str | Path, what: str, todo: str) -> Finding:
+    """An error; the message of an exception may begin with where it is."""
+    return Finding("error", level, str(where), what.removeprefix(f"{where}: "), todo)
+
+
 @dataclass
 class Report:
     """What was looked at and what was found.
@@ -55,7 +60,7 @@ class Report:
         return not self.errors
 
     def error(self, level: str, where: str | Path, what: str, todo: str = REMAKE) -> None:
-        self.findings.append(Finding("error", level, str(where), what, todo))
+        self.findings.append(make_error(level, where, what, todo))
 
     def warning(self, level: str, where: str | Path, what: str, todo: str) -> None:
         self.findings.append(Finding("warning", level, str(where), what, todo))
@@ -89,7 +94,7 @@ class ShardErrors:
 
     def add(self, level: str, where: str | Path, what: str, todo: str = REMAKE) -> None:
         if len(self._told) < self.MAX_TOLD:
-            self._told.append(Finding("error", level, str(where), what, todo))
+            self._told.append(make_error(level, where, what, todo))
         else:
             self._more += 1
 

@@ -7,8 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from configs.schema.modality import Modality
 from shards.checks.report import Finding, Remarks
 from shards.sample import SampleMeta
@@ -20,6 +18,7 @@ LANDSAT_1 = datetime.date(1972, 7, 23)
 _MAX_WARPED = 32
 _COORDINATES_DEG = 1e-4
 _SAME_PIXEL = 0.05
+_SAME_SIDE = 1e-6
 _M_PER_DEG = 111_320.0
 # Heights do not have the day of a satellite's pass.
 _STILL = ("DEM", "slope", "CHM", "CHMstd")
@@ -98,22 +97,24 @@ class Sense:
                     self._warn("meta", what, _BUILD, example, apart_m)
 
     def _check_ground(self, key: str, seen: Seen) -> None:
-        first = next(iter(seen.ground), None)
-        for name, ground in seen.ground.items():
-            assert first is not None
-            if not np.allclose(ground, seen.ground[first], rtol=1e-6):
-                sizes = (
-                    f"{height:g} x {width:g} m" for height, width in (seen.ground[first], ground)
-                )
-                remark = Finding(
-                    "error",
-                    "semantics",
-                    f"{first}, {name}",
-                    "maps that cover different ground",
-                    "their pixels times gsd_m must agree: correct the source, or gsd_m in "
-                    "configs/modalities, and build again",
-                )
-                self._remarks.add(remark, f"{key} ({' and '.join(sizes)})")
+        if len(set(seen.ground.values())) < 2:
+            return
+        (first, sides), *others = seen.ground.items()
+        for name, ground in others:
+            if all(
+                math.isclose(a, b, rel_tol=_SAME_SIDE) for a, b in zip(sides, ground, strict=True)
+            ):
+                continue
+            sizes = (f"{height:g} x {width:g} m" for height, width in (sides, ground))
+            remark = Finding(
+                "error",
+                "semantics",
+                f"{first}, {name}",
+                "maps that cover different ground",
+                "their pixels times gsd_m must agree: correct the source, or gsd_m in "
+                "configs/modalities, and build again",
+            )
+            self._remarks.add(remark, f"{key} ({' and '.join(sizes)})")
 
     def _check_place(self, key: str, meta: SampleMeta, seen: Seen) -> None:
         place = None if meta.lon is None or meta.lat is None else (meta.lon, meta.lat)
@@ -190,6 +191,7 @@ def _unit_m(crs: str) -> float | None:
         return None
 
 
+@functools.lru_cache(maxsize=256)
 def _parse_crs(text: str) -> Any:
     from rasterio.crs import CRS
     from rasterio.errors import CRSError

@@ -75,6 +75,7 @@ class _ShardCheck:
                         digests = self._context.asks("digests")
                         walk = TarWalk(store.tar, index, self._errors, digests=digests)
                         walks.append(stack.enter_context(walk))
+                self._result.num_stores = len(walks)
                 self._read(walks, own)
         self._result.findings = self._errors.findings()
         return self._result

@@ -1,12 +1,13 @@
 """Breaks in what images look like, by date and by source.
 
-Compared are medians over samples of the low quantile per band. The spread within a group is the median
-absolute deviation, scaled to a normal distribution's; the error of a median is 1.2533 spread / sqrt(n).
+Compared are medians over samples of the low quantile per band: of the twelve months with images before
+a day and the twelve after it, so that seasons cancel, or of more where images are few. The spread within
+a group is the median absolute deviation, scaled to a normal distribution's; the error of a median is
+1.2533 spread / sqrt(n).
 
 - Sentinel-2's offset: from 2022-01-25 on all bands are 1,000 higher or lower than before.
 - Any other step, at the beginning of a month: all bands in one direction, by more than the spread, and
-  by many times the error. Up to twelve months on either side are compared, so that seasons cancel
-  where there are so many. Images of a single band have no bands to agree: they are not asked.
+  by many times the error. Images of a single band have no bands to agree: they are not asked.
 - A source that lies as far from all others together.
 """
 
@@ -24,21 +25,28 @@ _SENTINEL_2 = ("S2L1C", "S2L2A")
 _MIN_OFFSET_SAMPLES = 10
 _MIN_SAMPLES = 20
 _NUM_PERIODS = 12
+_ENOUGH_SAMPLES = 200
 _AGREEING = 0.8
 _TOLERANCE_DN = 250.0
 _LARGE = 1.5
 _CERTAIN = 5.0
+_CLEAR = 4.0
 _MEDIAN_ERROR = 1.2533
 _NORMAL_MAD = 1.4826
 
 
 class Step(NamedTuple):
-    """Medians per band on both sides, the spread within them and the error of their difference [C]."""
+    """Medians per band on both sides, the spread within them and the error of their difference [C].
+
+    `contrast` is the difference of the means over their deviation, of the typical band: what medians
+    forgive, a month on the wrong side of a border, it does not.
+    """
 
     before: np.ndarray
     after: np.ndarray
     spread: np.ndarray
     error: np.ndarray
+    contrast: float
     num_before: int
     num_after: int
 
@@ -78,20 +86,23 @@ def compare(before: Sequence[Sketch], after: Sequence[Sketch]) -> Step | None:
     sides = [_low(side) for side in (before, after)]
     if not all(len(side) for side in sides):
         return None
-    known = np.all([np.isfinite(side).sum(0) >= len(side) / 2 for side in sides], axis=0)
-    if not known.any():
+    known = np.all([np.isfinite(side).mean(0) >= 0.5 for side in sides], axis=0)
+    whole = [side[:, known][np.isfinite(side[:, known]).all(1)] for side in sides]
+    if not known.any() or not all(len(side) for side in whole):
         return None
-    one, two = (side[:, known] for side in sides)
-    medians = [np.nanmedian(side, axis=0) for side in (one, two)]
+    one, two = whole
+    medians = [np.median(side, axis=0) for side in whole]
     spreads = [
-        _NORMAL_MAD * np.nanmedian(np.abs(side - median), axis=0)
-        for side, median in zip((one, two), medians, strict=True)
+        _NORMAL_MAD * np.median(np.abs(side - median), axis=0)
+        for side, median in zip(whole, medians, strict=True)
     ]
     # Images without any spread, such as constant ones, must not divide by zero.
     spread = np.maximum(np.maximum(*spreads), 1e-6 * np.abs(medians[0]) + 1e-9)
     error = _MEDIAN_ERROR * spread * np.sqrt(1 / len(one) + 1 / len(two))
+    deviation = np.sqrt((one.var(0) + two.var(0)) / 2) + 1e-9
+    contrast = float(np.median(np.abs(one.mean(0) - two.mean(0)) / deviation))
     counts = [sum(sketch.count for sketch in side) for side in (before, after)]
-    return Step(medians[0], medians[1], spread, error, counts[0], counts[1])
+    return Step(medians[0], medians[1], spread, error, contrast, counts[0], counts[1])
 
 
 def _low(sketches: Sequence[Sketch]) -> np.ndarray:
@@ -99,12 +110,26 @@ def _low(sketches: Sequence[Sketch]) -> np.ndarray:
     return np.concatenate(values).astype(np.float64) if values else np.empty((0, 0))
 
 
+def _around(periods: Mapping[int, Sketch], border: int) -> Step | None:
+    """The step from the periods next before `border` to those from it on."""
+    ordered = sorted(periods)
+    before = [periods[p] for p in reversed(ordered) if p < border]
+    after = [periods[p] for p in ordered if p >= border]
+    return compare(_nearest(before), _nearest(after))
+
+
+def _nearest(sketches: Sequence[Sketch]) -> Sequence[Sketch]:
+    """The first of the sketches: twelve, or more where they are thin."""
+    num, num_samples = 0, 0
+    while num < len(sketches) and (num < _NUM_PERIODS or num_samples < _ENOUGH_SAMPLES):
+        num_samples += len(sketches[num].values)
+        num += 1
+    return sketches[:num]
+
+
 def _offset_step(periods: Mapping[int, Sketch]) -> Step | None:
     """The step at the day of the offset when it is the offset."""
-    border = period_of(OFFSET_DAY)
-    before = [sketch for period, sketch in periods.items() if period < border]
-    after = [sketch for period, sketch in periods.items() if period >= border]
-    step = compare(before[-_NUM_PERIODS:], after[:_NUM_PERIODS])
+    step = _around(periods, period_of(OFFSET_DAY))
     if step is None or min(step.num_before, step.num_after) < _MIN_OFFSET_SAMPLES:
         return None
     # Bands whose medians are not known to a fraction of the offset can neither confirm nor deny.
@@ -114,24 +139,23 @@ def _offset_step(periods: Mapping[int, Sketch]) -> Step | None:
     size, error = step.size[precise], step.error[precise]
     expected = np.copysign(OFFSET_DN, np.median(size))
     agreeing = np.abs(size - expected) <= _TOLERANCE_DN + 2 * error
+    # Bands move together, so many of them that could be unmoved are no proof.
+    agreeing &= np.abs(size) >= _CLEAR * error
     return step if agreeing.mean() >= _AGREEING else None
 
 
 def _step_by_date(name: str, periods: Mapping[int, Sketch]) -> list[Finding]:
-    ordered = sorted(periods)
-    strongest: tuple[float, int, Step] | None = None
-    for b in range(1, len(ordered)):
-        before = [periods[p] for p in ordered[max(0, b - _NUM_PERIODS) : b]]
-        after = [periods[p] for p in ordered[b : b + _NUM_PERIODS]]
-        step = compare(before, after)
-        if step and _is_large(step) and (strongest is None or step.strength > strongest[0]):
-            strongest = (step.strength, ordered[b], step)
-    if strongest is None:
+    found: list[tuple[float, int, Step]] = []
+    for border in sorted(periods)[1:]:
+        step = _around(periods, border)
+        if step and _is_large(step):
+            found.append((step.contrast, border, step))
+    if not found:
         return []
-    strength, period, step = strongest
+    _, border, step = max(found, key=lambda f: f[0])
     what = (
-        f"from {first_day(period)} on its values differ from those before in all bands alike, by "
-        f"{strength:.1f} times their spread: {_sizes(step, 'before', 'after')}"
+        f"from {first_day(border)} on its values differ from those before in all bands alike, by "
+        f"{step.strength:.1f} times their spread: {_sizes(step, 'before', 'after')}"
     )
     todo = (
         "a change of processing, of sensor or, in less than a year, of season: compare samples of "

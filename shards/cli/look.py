@@ -8,6 +8,8 @@ import typer
 from shards.cli.output import Folder, JsonOption, QuietOption, print_json, print_table
 from shards.errors import ShardError
 
+_MAX_SHOWN = 100
+
 
 def verify(
     path: Folder,
@@ -39,9 +41,12 @@ def verify(
     if as_json:
         print_json(report.to_dict())
     else:
-        for finding in report.findings:
+        found = [*report.errors, *report.warnings]
+        for finding in found[:_MAX_SHOWN]:
             print(f"{finding.severity}: [{finding.level}] {finding.where}: {finding.what}")
             print(f"    -> {finding.todo}")
+        if len(found) > _MAX_SHOWN:
+            print(f"... and {len(found) - _MAX_SHOWN} more; --json gives all")
         counts = {
             "shards": report.num_shards,
             "read": report.num_read,

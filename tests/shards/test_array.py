@@ -88,8 +88,12 @@ def test_what_a_killed_task_had_claimed_is_taken_over(tmp_path: Path) -> None:
         time.sleep(0.002)
     killed.send_signal(signal.SIGKILL)
     killed.communicate()
+    leftover = out / ".index.bin.tmp-elsewhere-1"
+    leftover.write_bytes(b"half")
+    os.utime(leftover, (0, 0))
     result = build_array(config_for(source, out), quiet=True, lease_s=1)
     assert result.num_samples == 12
+    assert not leftover.exists()
     assert build(config_for(source, tmp_path / "alone"), quiet=True)
     assert without_claims(out) == contents(tmp_path / "alone")
 

@@ -78,6 +78,9 @@ def test_samples_are_dealt_out_anew_without_moving_a_byte(copy: Path) -> None:
     assert np.flatnonzero(again.split_of == 0).tolist() == parts[0].tolist()
     with pytest.raises(ShardError, match="choose another name"):
         make_splitting(dataset, "fold1", {"train": 1.0}, 0.25, 3)
+    (copy / "splits" / "fold1.bin").unlink()
+    with pytest.raises(ShardError, match="cannot be read"):
+        open_dataset(copy).select("train", splitting="fold1")
     (copy / "splits" / "fold1.bin").write_bytes(bytes(10))
     with pytest.raises(ShardError, match="damaged"):
         open_dataset(copy).select("train", splitting="fold1")

@@ -1,3 +1,5 @@
+import errno
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -33,6 +35,10 @@ def test_a_whole_data_set_is_sound(built: Path) -> None:
     assert (report.num_shards, report.num_samples) == (3, 10)
     members = sum(len(member_layout(read_index(p))) for p in built.glob("*/*.idx"))
     assert report.num_parts == members
+    assert report.num_read == 3
+    # Headers, padding and the ends of the tars are not data.
+    whole = sum(p.stat().st_size for p in built.glob("*/*.tar"))
+    assert whole / 2 < report.num_bytes < whole
 
 
 def test_no_manifest_is_one_clear_error(tmp_path: Path) -> None:
@@ -143,6 +149,8 @@ def test_one_cell_in_two_splits_is_told(copy: Path) -> None:
         ("DEM", [12, 12], []),
         ("LULC", [4, 4], []),
         ("S2RGB", [7, 7], ["a constant image"]),
+        ("S2RGB", [7, 8], ["identical bands (R, G, B)"]),
+        ("S1RTC", [-7, -8], ["identical bands (VV, VH)"]),
     ],
 )
 def test_strange_values_are_named(name: str, values: list[float], told: list[str]) -> None:
@@ -152,14 +160,64 @@ def test_strange_values_are_named(name: str, values: list[float], told: list[str
 
 
 def test_strange_values_are_warnings_that_count(tmp_path: Path) -> None:
-    for name in "ab":
-        write_tiff(tmp_path / "in" / "NDVI" / f"{name}.tif", np.full((1, 4, 4), 2.5))
+    for name, value in (("a", 2.5), ("b", 3.5)):
+        write_tiff(tmp_path / "in" / "NDVI" / f"{name}.tif", np.full((1, 4, 4), value))
     build(config_for(tmp_path / "in", tmp_path / "out", splits={"train": 1.0}), quiet=True)
     report = verify(tmp_path / "out")
     assert report.ok
     (warning,) = report.warnings
     assert (warning.where, warning.level) == ("NDVI", "decode")
     assert warning.what.startswith("values outside -1 .. 1 1 in 2 of 2 samples")
+
+
+def test_a_damaged_index_of_the_data_set_is_told_and_the_shards_are_read(copy: Path) -> None:
+    edit(copy / "index.bin", lambda content: content.__setitem__(-1, content[-1] ^ 1))
+    report = verify(copy)
+    (finding,) = report.errors
+    assert (finding.level, finding.where) == ("sizes", str(copy / "index.bin"))
+    assert report.num_read == 3
+
+
+@pytest.mark.parametrize(("call", "told"), [("open", "cannot be opened"), ("preadv", "offset 0: ")])
+def test_a_disk_that_cannot_read_is_an_error_of_its_shard(
+    call: str, told: str, copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> int:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(f"shards.checks.files.os.{call}", refuse)
+    report = verify(copy, "walk")
+    wrong = [f for f in report.errors if f.where == str(first_tar(copy))]
+    assert wrong[0].what.startswith(told)
+    assert "Input/output error" in wrong[0].what
+    assert {f.where for f in report.errors} == {str(t) for t in copy.glob("*/*.tar")}
+
+
+def test_the_options_reach_the_check(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def run(*options: str) -> str:
+        with pytest.raises(SystemExit):
+            main(["verify", str(copy), "--quiet", *options])
+        return "".join(capsys.readouterr())
+
+    assert "sound (semantics; only 1 of 3 shards were read)" in run("--sample", "0.1")
+    told = [json.loads(run("--json", "--sample", "0.4", "--seed", str(s))) for s in range(6)]
+    assert {t["num_read"] for t in told} == {2}
+    assert len({t["num_bytes"] for t in told}) > 1
+    assert told[0]["seconds"]["total"] > 0
+    assert json.loads(run("--json", "--jobs", "2"))["ok"] is True
+    assert "write a share above 0" in run("--sample", "0")
+
+
+def test_the_screen_is_not_flooded(
+    copy: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shards.cli.look._MAX_SHOWN", 3)
+    first_tar(copy).write_bytes(bytes(first_tar(copy).stat().st_size))
+    with pytest.raises(SystemExit):
+        main(["verify", str(copy), "--level", "walk"])
+    shown = capsys.readouterr().out
+    assert shown.count("error: [walk]") == 3
+    assert "more; --json gives all" in shown
 
 
 def test_the_exit_status_tells(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
