@@ -13,7 +13,7 @@ NUM_SAMPLES = 2048
 _ROOT = Path(__file__).resolve().parents[1]
 _SETTINGS = (
     *("--quiet", "--json", "--config", str(_ROOT / "configs/shards/synthetic.yaml")),
-    *(f"source.num_samples={NUM_SAMPLES}", "samples_per_shard=32"),
+    f"source.num_samples={NUM_SAMPLES}",
 )
 
 

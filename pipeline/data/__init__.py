@@ -1,8 +1,11 @@
-"""Shards -> batches: who comes when (`order`), what is done to a sample (`transforms`), and the
-thread that keeps batches coming (`loader`).
+"""Shards -> batches.
 
-    position --Order--> (epoch, sample) --read, transform--> sample --collate--> batch
+    selection   which samples, and the stream they come in       order, mixture   who comes when
+    transforms  what is done to the pixels of a sample           pixels           batches of aligned maps
+    loader      threads that keep batches coming                 tokens           shared token conventions
+
+    position --stream--> sample --read, transform--> sample --collate--> batch
 
 Everything random about a sample follows from (seed, position), so a batch depends on neither the
-number of ranks nor on what was read before.
+number of ranks or threads nor on what was read before.
 """
