@@ -4,9 +4,9 @@
                                              touched while its owner lives; removed when it is done
 
 A claim whose file was not touched for a lease's time is of a process that died; anyone may take it
-over, by a rename that only one of them can win. Ages are told by the file system's own clock, so the
-clocks of nodes need not agree. A process that only seemed dead does no harm: whatever it writes has
-the same bytes, and appears by a rename.
+over, one at a time. Ages are told by the file system's own clock, so the clocks of nodes need not
+agree. A process that only seemed dead does no harm: whatever it writes has the same bytes, and appears
+by a rename.
 """
 
 import contextlib
@@ -58,29 +58,37 @@ class Claims:
                 path.unlink(missing_ok=True)
 
     def _take(self, path: Path) -> bool:
-        for _ in range(2):
-            try:
-                fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
-            except FileExistsError:
-                if not self.is_old(path):
-                    return False
-                # Only one of those who see it expired can rename it away.
-                with contextlib.suppress(FileNotFoundError):
-                    stale = path.with_suffix(f".stale-{self.owner}")
-                    path.rename(stale)
-                    stale.unlink(missing_ok=True)
-                continue
-            with os.fdopen(fd, "w") as file:
-                json.dump(
-                    {"owner": self.owner, "host": socket.gethostname(), "pid": os.getpid()}, file
-                )
+        if self._create(path):
             return True
-        return False
+        if not self.is_old(path):
+            return False
+        # Those who saw it expired take turns, and each looks again: a claim that one of them has just
+        # made anew must not be taken for the old one.
+        turn = path.with_suffix(".takeover")
+        if not self._create(turn):
+            if self.is_old(turn):
+                turn.unlink(missing_ok=True)
+            return False
+        try:
+            if self.is_old(path):
+                path.unlink(missing_ok=True)
+            return self._create(path)
+        finally:
+            turn.unlink(missing_ok=True)
+
+    def _create(self, path: Path) -> bool:
+        try:
+            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+        except FileExistsError:
+            return False
+        with os.fdopen(fd, "w") as file:
+            json.dump({"owner": self.owner, "host": socket.gethostname(), "pid": os.getpid()}, file)
+        return True
 
     def is_old(self, path: Path) -> bool:
         """Whether a file was not touched for a lease's time; False where it is gone."""
         try:
-            return age_s(path, self.folder / f".now-{self.owner}") > self.lease_s
+            return age_s(path, self.folder / f".now-{self.owner}-{path.name}") > self.lease_s
         except FileNotFoundError:
             return False
 

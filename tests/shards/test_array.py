@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -50,20 +51,32 @@ def test_a_claim_outlives_its_lease_only_while_its_owner_lives(tmp_path: Path) -
         assert not mine
     past = time.time() - 100
     os.utime(abandoned, (past, past))
-    with ThreadPoolExecutor(8) as pool:
-        claims = [Claims(tmp_path, 60) for _ in range(8)]
-
-        def take(claim: Claims) -> bool:
-            with claim.hold("a") as mine:
-                time.sleep(0.5)
-                return mine
-
-        assert sum(pool.map(take, claims)) == 1
+    with living.hold("a") as mine:
+        assert mine
     with living.hold("b") as mine:
         assert mine
         time.sleep(0.9)
         with Claims(tmp_path, 0.3).hold("b") as stolen:
             assert not stolen
+
+
+def test_an_expired_claim_is_taken_over_by_one_alone(tmp_path: Path) -> None:
+    together, done = threading.Barrier(8), threading.Barrier(8)
+
+    def take(claims: Claims) -> bool:
+        together.wait()
+        with claims.hold("a") as mine:
+            done.wait()
+            return mine
+
+    with ThreadPoolExecutor(8) as pool:
+        for _ in range(30):
+            everyone = [Claims(tmp_path, 60) for _ in range(8)]
+            abandoned = tmp_path / "claims" / "a.claim"
+            abandoned.write_text('{"owner": "nobody", "host": "h", "pid": 1}')
+            os.utime(abandoned, (0, 0))
+            assert sum(pool.map(take, everyone)) == 1
+    assert list((tmp_path / "claims").iterdir()) == []
 
 
 def test_tasks_share_a_build_and_the_bytes_are_those_of_one_process(
