@@ -42,7 +42,7 @@ def experiment(tmp_path_factory):
         "generate": {
             "from-S2L2A": {
                 "config": "configs/generate/small.yaml",
-                "overrides": ["num_samples=6", "batch=4"],
+                "overrides": ["num_samples=4", "batch=3"],
                 "source": ["S2L2A"],
                 "target": ["LULC", "DEM", "captions", "coordinates", "date"],
             }
@@ -74,7 +74,7 @@ def test_one_command_makes_everything_and_the_second_finds_it_done(experiment):
     path, out = experiment
     _, first_s = run_all(path)
     scores = json.loads((out / "generate" / "from-S2L2A" / "scores.json").read_text())
-    assert scores["num_samples"] == 6
+    assert scores["num_samples"] == 4
     assert set(scores["scores"]) == {"LULC", "DEM"}
     for metrics in scores["scores"].values():
         for ways in metrics.values():
