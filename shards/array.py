@@ -8,22 +8,23 @@ Tasks may come, go, die and be started again at any time; plan, commit protocol 
 of a build under MPI. What a dead task had claimed is taken over when its lease ends.
 """
 
-import contextlib
-import fcntl
-import os
 import time
 import zlib
-from collections.abc import Iterator
 
 from configs.schema import ShardsConfig
 from shards import finish
-from shards.build import BuildResult, finish_build, load_or_make_plan, result_of
+from shards.build import (
+    BuildResult,
+    finish_build,
+    hold_folder,
+    load_or_make_plan,
+    result_of,
+)
 from shards.claims import Claims
 from shards.errors import ShardError
-from shards.files import disk_errors
 from shards.fill import Site, Task, TooManyBad, fill_shard, open_site, too_many
 from shards.index import index_path
-from shards.manifest import PLAN
+from shards.manifest import MANIFEST, PLAN
 from shards.plan import Plan, PlannedShard, save_plan
 from shards.progress import Progress
 from shards.record import read_record
@@ -41,7 +42,7 @@ def build_array(
     """
     start_s = time.monotonic()
     site = open_site(config)
-    with _shared(config):
+    with hold_folder(config.out, shared=True):
         claims = Claims(config.out, lease_s)
         plan, recipe = _plan(config, site, claims)
         num_built = _work(site, plan, claims, quiet=quiet)
@@ -62,6 +63,7 @@ def _plan(config: ShardsConfig, site: Site, claims: Claims) -> tuple[Plan, dict]
             if mine and not path.exists():
                 plan, recipe = load_or_make_plan(config, site.source)
                 save_plan(plan, path, recipe)
+                return plan, recipe
         if not path.exists():
             time.sleep(_POLL_S)
     return load_or_make_plan(config, site.source)
@@ -85,6 +87,8 @@ def _work(site: Site, plan: Plan, claims: Claims, *, quiet: bool) -> int:
                     if not mine:
                         waiting.append(shard)
                     elif not _is_there(site, shard):
+                        # A data set with a hole must not look whole.
+                        (site.config.out / MANIFEST).unlink(missing_ok=True)
                         try:
                             done = fill_shard(site, Task(shard, plan.refs(shard), num_bad), _idle)
                         except TooManyBad as error:
@@ -126,22 +130,3 @@ def _sweep(config: ShardsConfig, claims: Claims) -> None:
 
 def _idle() -> None:
     """Nobody to answer between samples."""
-
-
-@contextlib.contextmanager
-def _shared(config: ShardsConfig) -> Iterator[None]:
-    """Hold the folder together with other tasks, against a build that wants it for itself."""
-    with disk_errors(config.out):
-        config.out.mkdir(parents=True, exist_ok=True)
-        fd = os.open(config.out / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ShardError(
-                f"a build by MPI or a single process is writing to {config.out}; wait for it, or "
-                "choose another `out`"
-            ) from error
-        yield
-    finally:
-        os.close(fd)

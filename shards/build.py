@@ -11,7 +11,6 @@ faults end the build; the shard that would exceed the bound is not committed.
 """
 
 import contextlib
-import fcntl
 import functools
 import os
 import time
@@ -24,7 +23,7 @@ from configs.errors import ConfigError
 from configs.schema import ShardsConfig
 from shards import finish
 from shards.errors import ShardError
-from shards.files import disk_errors, finite, sweep
+from shards.files import disk_errors, finite, sweep, try_lock
 from shards.fill import Done, Site, Task, TooManyBad, fill_shard, open_site, too_many
 from shards.manifest import EXTRA, MANIFEST, PLAN, SCHEMA_VERSION, read_manifest
 from shards.plan import Plan, PlannedShard, load_plan, plan, save_plan
@@ -207,23 +206,29 @@ def _other_plan(out: Path, stored: dict[str, Any], wanted: dict[str, Any]) -> st
 
 
 @contextlib.contextmanager
-def _locked(out: Path) -> Iterator[None]:
-    """Hold the folder against a second build; the lock dies with the process. Sweeps temporaries."""
-    with disk_errors(out):
-        out.mkdir(parents=True, exist_ok=True)
-        fd = os.open(out / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+def hold_folder(out: Path, *, shared: bool = False) -> Iterator[None]:
+    """Hold a data set's folder against other builds, or together with other tasks of an array.
+
+    Raises ShardError when it is taken.
+    """
+    with contextlib.ExitStack() as stack:
+        with disk_errors(out):
+            out.mkdir(parents=True, exist_ok=True)
+            mine = stack.enter_context(try_lock(out / ".lock", shared=shared))
+        if not mine:
             raise ShardError(
                 f"another build is writing to {out}; wait for it, or choose another `out`"
-            ) from error
+            )
+        yield
+
+
+@contextlib.contextmanager
+def _locked(out: Path) -> Iterator[None]:
+    """Hold the folder alone. Sweeps temporaries: nobody else can be at work on them."""
+    with hold_folder(out):
         for folder in (out, *(p for p in out.iterdir() if p.is_dir() and p.name != EXTRA)):
             sweep(folder)
         yield
-    finally:
-        os.close(fd)
 
 
 def mpi_rank() -> int:

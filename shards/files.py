@@ -9,6 +9,7 @@ shard, the next build of the folder, the commit of an extra.
 
 import contextlib
 import errno
+import fcntl
 import json
 import math
 import os
@@ -83,6 +84,24 @@ def write_atomic(path: Path, data: bytes | Pieces) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_temporary(path, data).rename(path)
         fsync_folder(path.parent)
+
+
+@contextlib.contextmanager
+def try_lock(path: Path, *, shared: bool = False) -> Iterator[bool]:
+    """Hold a lock file for the block, alone or with others that share it; False where it is taken.
+
+    The lock dies with the process. Raises OSError.
+    """
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        try:
+            fcntl.flock(fd, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
+    finally:
+        os.close(fd)
 
 
 @contextlib.contextmanager

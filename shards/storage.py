@@ -9,13 +9,10 @@ comes first; a copy appears under its name only after every part in it had its d
 growing at its limit: with a random order, no shard is worth more than another.
 """
 
-import contextlib
-import fcntl
 import os
 import queue
 import shutil
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, Protocol
 
@@ -23,7 +20,7 @@ import numpy as np
 import xxhash
 
 from shards.errors import DamagedError, ShardError
-from shards.files import raw, temporary_name
+from shards.files import raw, temporary_name, try_lock
 from shards.index import ShardIndex
 from shards.tar import BLOCK_BYTES
 
@@ -150,7 +147,7 @@ class ShardCache:
     def _copy(self, name: str, origin: str, index: ShardIndex) -> None:
         path = self.folder / f"{name}.tar"
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _exclusive(path.with_suffix(".lock")) as mine:
+        with try_lock(path.with_suffix(".lock")) as mine:
             if not mine or path.exists():
                 return
             used = sum(p.stat().st_size for p in self.folder.rglob("*.tar"))
@@ -192,18 +189,3 @@ def _copy_all(source: TarFile, out: IO[bytes]) -> None:
             raise OSError("the file got shorter while it was copied")
         out.write(buffer[:count])
         offset += count
-
-
-@contextlib.contextmanager
-def _exclusive(path: Path) -> Iterator[bool]:
-    """Whether this process is the only one in the block."""
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-        else:
-            yield True
-    finally:
-        os.close(fd)

@@ -19,7 +19,14 @@ import torch
 
 from configs import ConfigError
 from pipeline.data.loader import Batch
-from pipeline.data.transforms import GRID_M, Normaliser, cut, flip_and_turn
+from pipeline.data.transforms import (
+    GRID_M,
+    Normaliser,
+    cut,
+    flip_and_turn,
+    prepare,
+    window_start,
+)
 from shards import SampleSet
 
 PRESENT = "present"
@@ -75,7 +82,9 @@ class PixelReader:
         found = Pixels({}, {})
         # Modalities in the order of names, whatever the sample has: what is drawn must not depend on it.
         for name, part in parts.items():
-            values, valid = self._window(name, part, top, left)
+            row = self.rows[name]
+            window = cut(part, row, top, left, self.window_m)
+            values, valid = prepare(window, row, self.normalisers.get(name))
             found.values[name], found.valid[name] = values, valid
         if self.augment and parts:
             arrays = flip_and_turn([*found.values.values(), *found.valid.values()], rng)
@@ -113,25 +122,12 @@ class PixelReader:
         """Metres from the tile's corner, a multiple of GRID_M, at these shares of the room."""
         corner = []
         for axis, share in ((1, down), (2, right)):
-            sides = {n: p.shape[axis] * (self.rows[n].gsd_m or 0) for n, p in parts.items()}
-            room = min(sides.values(), default=self.window_m) - self.window_m
-            if room < 0:
-                name = min(sides, key=lambda n: sides[n])
-                raise ConfigError(
-                    f"a window of {self.window_m:g} m does not fit {name} of {self.dataset.path}, which "
-                    f"is {sides[name]:g} m wide"
-                )
-            corner.append(GRID_M * min(int(share * (room / GRID_M + 1)), int(room // GRID_M)))
+            extent = min(
+                (p.shape[axis] * (self.rows[n].gsd_m or 0) for n, p in parts.items()),
+                default=self.window_m,
+            )
+            try:
+                corner.append(window_start(extent, self.window_m, share))
+            except ValueError as error:
+                raise ConfigError(f"{self.dataset.path}: {error}") from error
         return corner[0], corner[1]
-
-    def _window(
-        self, name: str, part: np.ndarray, top: float, left: float
-    ) -> tuple[np.ndarray, np.ndarray]:
-        row = self.rows[name]
-        window = cut(part, row, top, left, self.window_m)
-        if name in self.normalisers:
-            return self.normalisers[name].forward(window)
-        valid = np.ones(window.shape[1:], bool)
-        if row.nodata is not None:
-            valid = window[0] != int(row.nodata)
-        return window, valid

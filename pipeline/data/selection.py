@@ -40,7 +40,7 @@ def make_stream(dataset: SampleSet, indices: np.ndarray, config: DataConfig, see
     return Mixture(streams, weights)
 
 
-def readable(indices: np.ndarray, read: Callable[[int], T]) -> Iterator[T]:
+def readable(indices: Iterable[int], read: Callable[[int], T]) -> Iterator[T]:
     """What `read` makes of the samples, damaged ones left out."""
     for index in indices:
         try:

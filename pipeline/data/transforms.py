@@ -79,11 +79,34 @@ def window_offsets(extent_m: float, window_m: float, per_side: int) -> list[floa
 
     Raises ValueError when the window is larger than the extent.
     """
-    room = extent_m - window_m
-    if room < 0:
-        raise ValueError(f"a window of {window_m:g} m does not fit a tile of {extent_m:g} m")
+    room = _room(extent_m, window_m)
     wanted = [room / 2] if per_side == 1 else [room * i / (per_side - 1) for i in range(per_side)]
     return [GRID_M * math.floor(w / GRID_M) for w in wanted]
+
+
+def window_start(extent_m: float, window_m: float, share: float) -> int:
+    """Where a window starts along one side, in metres: at this share, 0 to 1, of the room around it.
+
+    A multiple of GRID_M; every such place is as likely as the others when `share` is uniform.
+    Raises ValueError when the window is larger than the extent.
+    """
+    room = _room(extent_m, window_m)
+    return GRID_M * min(int(share * (room / GRID_M + 1)), int(room // GRID_M))
+
+
+def _room(extent_m: float, window_m: float) -> float:
+    if extent_m < window_m:
+        raise ValueError(f"a window of {window_m:g} m does not fit a tile of {extent_m:g} m")
+    return extent_m - window_m
+
+
+def prepare(
+    x: np.ndarray, modality: Modality, normaliser: Normaliser | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """A map [C, H, W] as a model takes it, and where it is valid [H, W]: classes stay as they are."""
+    if normaliser is not None:
+        return normaliser.forward(x)
+    return x, measured_pixels(x, modality)
 
 
 def cut(

@@ -6,6 +6,7 @@ Stopped at any point and started again with the same command line, a run goes on
 commit and ends where it would have ended.
 """
 
+import itertools
 import json
 import time
 import warnings
@@ -240,7 +241,7 @@ class _Run:
         def read(i: int) -> Any:
             return self.objective.eval_sample(i, np.random.default_rng(i))
 
-        found = next(readable(np.array([index, *others]), read), None)
+        found = next(readable(itertools.chain([index], others), read), None)
         if found is None:
             raise RunError(
                 "no held-out sample can be read; look at the data with `python -m shards verify`"

@@ -13,7 +13,14 @@ from configs import ConfigError
 from configs.schema import Stage1Config
 from pipeline.data.loader import Batch
 from pipeline.data.selection import readable, select
-from pipeline.data.transforms import GRID_M, Normaliser, cut, flip_and_turn, statistics_for
+from pipeline.data.transforms import (
+    Normaliser,
+    cut,
+    flip_and_turn,
+    prepare,
+    statistics_for,
+    window_start,
+)
 from pipeline.engine.objective import Sums
 from pipeline.layers.scores import accuracy, code_usage, miou
 from pipeline.stage1.artifact import ImageTokenizer
@@ -132,25 +139,17 @@ class TokenizerObjective:
         """The window whose corner lies at these shares of the room around it."""
         gsd = self.row.gsd_m
         assert gsd is not None
-        room_m = [side * gsd - self.window_m for side in x.shape[1:]]
-        if min(room_m) < 0:
+        sides = zip(x.shape[1:], (down, right), strict=True)
+        try:
+            top, left = (window_start(n * gsd, self.window_m, share) for n, share in sides)
+        except ValueError as error:
             raise ConfigError(
-                f"{self.dataset.path} has a {self.row.name} tile of {x.shape[1:]} px, smaller than the "
-                f"window of {self.window_m / gsd:g} px; set tokenizer.crop_px"
-            )
-        top, left = (
-            GRID_M * min(int(share * (room / GRID_M + 1)), int(room // GRID_M))
-            for share, room in zip((down, right), room_m, strict=True)
-        )
+                f"{self.dataset.path}, {self.row.name}: {error}; set tokenizer.crop_px"
+            ) from error
         return cut(x, self.row, top, left, self.window_m)
 
     def _prepare(self, x: np.ndarray) -> Window:
-        if self.normaliser is not None:
-            return self.normaliser.forward(x)
-        valid = np.ones(x.shape[1:], dtype=bool)
-        if self.row.nodata is not None:
-            valid = x[0] != int(self.row.nodata)
-        return x, valid
+        return prepare(x, self.row, self.normaliser)
 
     def _smallest_side(self) -> int:
         """Side of the first sample's tile: data sets are cut to one size unless crop_px says less."""

@@ -21,7 +21,7 @@ from shards.manifest import read_manifest
 from shards.plan import grid_cells
 from shards.splitting import FOLDER, read_splitting
 
-_TODO = "remove it and run the same build again"
+_REMAKE = "remove it and run the same build again"
 _SAME_PLACE_DEG = 1e-9
 
 
@@ -54,11 +54,11 @@ def check_table(report: Report, dataset: Dataset) -> Table | None:
     where = dataset.path / "samples.parquet"
     try:
         if not _same_keys(_column(dataset, "key"), dataset.keys):
-            report.error("semantics", where, "its keys differ from the index's", _TODO)
+            report.error("semantics", where, "its keys differ from the index's", _REMAKE)
             return None
         own, codes = build_splits(dataset), _codes(_column(dataset, "split"), dataset)
         if not np.array_equal(codes, own.split_of):
-            report.error("semantics", where, "its splits differ from the manifest's", _TODO)
+            report.error("semantics", where, "its splits differ from the manifest's", _REMAKE)
         _check_presence(report, dataset, where)
         table = Table(
             lon=_column(dataset, "lon").to_numpy(zero_copy_only=False).astype(np.float64),
@@ -66,7 +66,7 @@ def check_table(report: Report, dataset: Dataset) -> Table | None:
             content=_column(dataset, "content").to_numpy(zero_copy_only=False),
         )
     except ShardError as error:
-        report.error("semantics", where, str(error), _TODO)
+        report.error("semantics", where, str(error), _REMAKE)
         return None
     _check_keys(report, dataset, where)
     return table
@@ -80,7 +80,7 @@ def check_places(report: Report, table: Table, tar: Path, start: int, columns: C
     num = int((known & ~(apart <= _SAME_PLACE_DEG)).sum())
     if num:
         what = f"its lon and lat differ from those of {num} samples of {tar}"
-        report.error("semantics", report.path / "samples.parquet", what, _TODO)
+        report.error("semantics", report.path / "samples.parquet", what, _REMAKE)
 
 
 def build_splits(dataset: Dataset) -> Splits:
@@ -155,7 +155,7 @@ def _check_presence(report: Report, dataset: Dataset, where: Path) -> None:
         if differing.size:
             key = dataset.keys[int(differing[0])]
             what = f"{name} is present by one, not the other: {key}"
-            report.error("semantics", where, what, _TODO)
+            report.error("semantics", where, what, _REMAKE)
 
 
 def _check_keys(report: Report, dataset: Dataset, where: Path) -> None:

@@ -8,9 +8,11 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from shards import array
 from shards.array import build_array
 from shards.build import build
 from shards.claims import Claims, live_claims
@@ -109,6 +111,25 @@ def test_what_a_killed_task_had_claimed_is_taken_over(tmp_path: Path) -> None:
     assert not leftover.exists()
     assert build(config_for(source, tmp_path / "alone"), quiet=True)
     assert without_claims(out) == contents(tmp_path / "alone")
+
+
+def test_a_data_set_with_a_hole_does_not_look_whole(
+    collection: Path, built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    build(config_for(collection, out), quiet=True)
+    (out / "train" / "shard-000000.tar").unlink()
+    seen = []
+    fill = array.fill_shard
+
+    def looking(*args: Any) -> Any:
+        seen.append((out / "manifest.json").exists())
+        return fill(*args)
+
+    monkeypatch.setattr(array, "fill_shard", looking)
+    assert build_array(config_for(collection, out), quiet=True).num_built == 1
+    assert seen == [False]
+    assert without_claims(out) == contents(built)
 
 
 def test_an_array_task_and_a_whole_build_do_not_mix(collection: Path, tmp_path: Path) -> None:
