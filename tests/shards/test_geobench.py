@@ -1,169 +1,39 @@
-"""GEO-Bench v1, against tiny twins written as its own code writes them, and against a real sample."""
+"""GEO-Bench v1: bands, dates, places and splits, against tiny twins and against a real sample."""
 
-import contextlib
 import datetime
-import json
 import os
 import pickle
-import re
-import sys
-import types
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import affine
 import h5py
 import numpy as np
 import pytest
-import rasterio.crs
 
 from configs.registry import modality
-from configs.schema import GeoBenchSourceConfig
 from shards.build import build
 from shards.dataset import open_dataset
 from shards.errors import SampleError, SourceError
-from shards.sample import Sample, checked
+from shards.sample import checked
 from shards.sources.base import refs_of
-from shards.sources.geobench import GeoBenchSource
-from shards.sources.own_rows import distinct_colors
 from shards.verify import verify
+from tests.shards.geobench_twin import (
+    LANDSAT,
+    NO_CIRRUS,
+    PX,
+    S2,
+    Band,
+    array,
+    one,
+    only_sample,
+    optical,
+    source_of,
+    write_sample,
+    write_task,
+)
 from tests.shards.helpers import ROOT, source_config
 
 REAL = ROOT.parent / "shared" / "data" / "geobench" / "classification_v1.0" / "m-eurosat"
-PX = 6
-S2 = (
-    *("01 - Coastal aerosol", "02 - Blue", "03 - Green", "04 - Red", "05 - Vegetation Red Edge"),
-    *("06 - Vegetation Red Edge", "07 - Vegetation Red Edge", "08 - NIR"),
-    *("08A - Vegetation Red Edge", "09 - Water vapour", "10 - SWIR - Cirrus", "11 - SWIR"),
-    "12 - SWIR",
-)
-NO_CIRRUS = tuple(name for name in S2 if "Cirrus" not in name)
-LANDSAT = ("01 - Coastal aerosol", "02 - Blue", "03 - Green", "04 - Red", "05 - NIR", "06 - SWIR1")
-CLASSES = {
-    "geobench.dataset": ("Sentinel2", "Landsat8", "SpectralBand", "ElevationBand"),
-    "geobench.label": ("Classification", "MultiLabelClassification"),
-    "geobench.task": ("TaskSpecifications",),
-}
-MORE = {"geobench.dataset": ("HyperSpectralBands", "SegmentationClasses")}
-
-
-@contextlib.contextmanager
-def geobench() -> Iterator[Any]:
-    """GEO-Bench's classes, as far as pickles name them; away again when the block ends."""
-    package = types.ModuleType("geobench")
-    modules = {"geobench": package}
-    for where in CLASSES:
-        module = types.ModuleType(where)
-        for name in (*CLASSES[where], *MORE.get(where, ())):
-            setattr(module, name, type(name, (), {"__module__": where}))
-            setattr(package, name, getattr(module, name))
-        modules[where] = module
-    before = {name: sys.modules.get(name) for name in modules}
-    sys.modules.update(modules)
-    try:
-        yield package
-    finally:
-        for name, module in before.items():
-            if module is None:
-                del sys.modules[name]
-            else:
-                sys.modules[name] = module
-
-
-def made(cls: type, **attributes: Any) -> Any:
-    instance = cls()
-    vars(instance).update(attributes)
-    return instance
-
-
-class Band:
-    """What one dataset of a sample is written from."""
-
-    def __init__(
-        self,
-        name: str,
-        data: np.ndarray,
-        kind: str = "Sentinel2",
-        date: datetime.date | None = None,
-        gsd_m: float = 10,
-    ) -> None:
-        self.name, self.data, self.kind, self.date, self.gsd_m = name, data, kind, date, gsd_m
-
-    @property
-    def descriptor(self) -> str:
-        return self.name + (f"_{self.date:%Y-%m-%d}" if self.date else "")
-
-
-def write_sample(
-    path: Path, bands: Sequence[Band], label: Any = None, *, east_m: float | None = None
-) -> None:
-    """`write_sample_hdf5` of GEO-Bench."""
-    with h5py.File(path, "w") as file, geobench() as gb:
-        attributes: dict[str, Any] = {} if label is None else {"label": label}
-        transform = east_m and affine.Affine(10, 0, east_m, 0, -10, 5_000_000)
-        for band in bands:
-            file.create_dataset(band.descriptor, data=band.data)
-            attributes[band.descriptor] = {
-                "date": band.date,
-                "date_id": band.date,
-                "spatial_resolution": np.float64(band.gsd_m),
-                "band_info": made(getattr(gb, band.kind), name=band.name, alt_names=()),
-                "meta_info": None,
-                "transform": transform,
-                "crs": rasterio.crs.CRS.from_epsg(32633) if east_m else None,
-            }
-        attributes["bands_order"] = [band.descriptor for band in bands]
-        file.attrs["pickle"] = str(pickle.dumps(attributes, 4))
-
-
-def write_task(
-    folder: Path,
-    splits: dict[str, list[str]],
-    kind: str = "Classification",
-    classes: Sequence[str] | None = ("forest", "river", "field"),
-) -> None:
-    """The files beside the samples."""
-    folder.mkdir(parents=True, exist_ok=True)
-    everything = {"train": [], "valid": [], "test": []} | splits
-    (folder / "default_partition.json").write_text(json.dumps(everything))
-    if classes:
-        attribute = "class_name" if kind == "MultiLabelClassification" else "_class_names"
-        with geobench() as gb:
-            label = made(
-                getattr(gb, kind), n_classes=np.int64(len(classes)), **{attribute: list(classes)}
-            )
-            specs = made(gb.TaskSpecifications, label_type=label, bands_info=[])
-            (folder / "task_specs.pkl").write_bytes(pickle.dumps(specs, 4))
-
-
-def optical(names: Sequence[str], seed: int = 0, dtype: str = "int16") -> list[Band]:
-    rng = np.random.default_rng(seed)
-    return [Band(name, rng.integers(1, 9000, (PX, PX)).astype(dtype)) for name in names]
-
-
-def source_of(folder: Path, **options: Any) -> GeoBenchSource:
-    return GeoBenchSource(GeoBenchSourceConfig(path=folder, **options))
-
-
-def only_sample(folder: Path, **options: Any) -> Sample:
-    source = source_of(folder, **options)
-    (ref,) = refs_of(source.listing())
-    sample = source.read(ref)
-    return checked(sample, source.rows)
-
-
-def one(folder: Path, bands: Sequence[Band], label: Any = 1, **task: Any) -> Path:
-    """A task of one sample."""
-    write_task(folder, {"train": ["id_0"]}, **task)
-    write_sample(folder / "id_0.hdf5", bands, label)
-    return folder
-
-
-def array(sample: Sample, name: str) -> np.ndarray:
-    part = sample.parts[name]
-    assert isinstance(part, np.ndarray)
-    return part
 
 
 def test_thirteen_sentinel2_bands_are_l1c_in_the_registrys_order(tmp_path: Path) -> None:
@@ -256,52 +126,6 @@ def test_of_a_time_series_one_date_is_taken(tmp_path: Path, dates: str, year: in
     assert sample.parts["date"] == f"{year}-05-11"
 
 
-def test_a_class_number_becomes_one_hot_over_the_tasks_classes(tmp_path: Path) -> None:
-    folder = one(tmp_path, optical(S2), label=2)
-    row = source_of(folder).rows["label"]
-    assert (row.kind, row.bands) == ("vector", ("forest", "river", "field"))
-    assert array(only_sample(folder), "label").tolist() == [0, 0, 1]
-
-
-@pytest.mark.parametrize(
-    "label", [[0, 1, 1], np.array([0, 1, 1]), np.array([0.0, 1.0, 1.0]), [1, 2]]
-)
-def test_several_classes_become_multi_hot(tmp_path: Path, label: Any) -> None:
-    folder = one(tmp_path, optical(S2), label=label, kind="MultiLabelClassification")
-    assert source_of(folder).rows["label"].bands == ("forest", "river", "field")
-    assert array(only_sample(folder), "label").tolist() == [0, 1, 1]
-
-
-@pytest.mark.parametrize("label", [3, -1, [0, 7], "river", [[1], [0, 2]], 0.5])
-def test_a_label_that_is_no_class_is_a_fault(tmp_path: Path, label: Any) -> None:
-    sample = only_sample(one(tmp_path, optical(S2), label=label))
-    assert list(sample.faults) == ["label"]
-    assert "id_0.hdf5" in sample.faults["label"]
-    assert "S2L1C" in sample.parts
-
-
-def test_a_label_map_becomes_a_class_map_with_its_own_colours(tmp_path: Path) -> None:
-    labels = np.arange(PX * PX).reshape(PX, PX) % 3
-    mask = Band("label", labels.astype(np.int64), "SegmentationClasses")
-    folder = one(tmp_path, [*optical(S2), mask], label=None, kind="SegmentationClasses")
-    row = source_of(folder).rows["label"]
-    assert (row.kind, row.num_classes) == ("classes", 3)
-    assert [c.name for c in row.classes] == ["forest", "river", "field"]
-    np.testing.assert_array_equal(array(only_sample(folder), "label")[0], labels)
-    mask.data[0, 0] = 3
-    spoilt = only_sample(
-        one(tmp_path, [*optical(S2), mask], label=None, kind="SegmentationClasses")
-    )
-    assert "class 3 is not one of 0 .. 2" in spoilt.faults["label"]
-
-
-def test_colours_are_distinct_and_always_the_same() -> None:
-    colors = distinct_colors(256)
-    assert len(set(colors)) == 256
-    assert colors[:3] == distinct_colors(3)
-    assert all(re.fullmatch("#[0-9a-f]{6}", color) for color in colors)
-
-
 def test_georeferencing_becomes_coordinates(tmp_path: Path) -> None:
     write_task(tmp_path, {"train": ["id_0"]})
     write_sample(tmp_path / "id_0.hdf5", optical(S2), 0, east_m=500_000)
@@ -342,15 +166,6 @@ def test_the_partition_is_part_of_the_fingerprint(tmp_path: Path) -> None:
     assert before == source_of(folder).fingerprint()
     write_task(folder, {"valid": ["id_0"]})
     assert source_of(folder).fingerprint() != before
-
-
-def test_the_number_of_classes_may_come_from_elsewhere(tmp_path: Path) -> None:
-    folder = one(tmp_path, optical(S2), classes=None)
-    with pytest.raises(SourceError, match=r"write source\.num_classes=N"):
-        _ = source_of(folder).rows
-    assert source_of(folder, num_classes=4).rows["label"].num_bands == 4
-    (folder / "label_map.json").write_text(json.dumps({"0": ["a"], "6": ["b"]}))
-    assert source_of(folder).rows["label"].bands[-1] == "class 6"
 
 
 class Evil:
