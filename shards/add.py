@@ -6,18 +6,19 @@ Shards of the new modality have the numbers and slots of the old ones; a sample 
 or cannot give, has it missing. The old shards are not touched. Stopped, the same command goes on.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from configs.schema import ShardsConfig
 from shards.dataset import Dataset
-from shards.errors import SampleError, ShardError
+from shards.errors import ShardError
 from shards.extra import ExtraWriter
+from shards.fill import read_sample
 from shards.progress import Progress
 from shards.record import Fault
-from shards.sample import Part, Sample, checked
+from shards.sample import Part
 from shards.sources import SampleRef, Source, open_source
 from shards.sources.base import refs_of
 
@@ -53,29 +54,31 @@ def add_modalities(
     info = {"source": source.name, "fingerprint": source.fingerprint()}
     writers = [ExtraWriter(dataset, name, info, source.rows[name]) for name in wanted]
     done = {writer.name: writer.done_shards() for writer in writers}
-    faults: list[Fault] = []
+    # Of earlier runs too: `max_bad` bounds the whole addition, however often it was stopped.
+    faults = dict.fromkeys(fault for writer in writers for fault in writer.faults())
     with Progress(dataset.num_samples, quiet=quiet) as progress:
         for split, name in dataset.shards:
             shard = f"{split}/{name}"
             due = [w for w in writers if shard not in done[w.name]]
             samples = dataset.shard_samples(split, name)
             if due:
-                columns = _read(source, [refs[i] for i in samples], due, faults)
+                columns, found = _read(source, [refs[i] for i in samples], due)
+                faults |= dict.fromkeys(found)
                 if len(faults) > config.max_bad:
                     raise ShardError(
                         f"more than max_bad={config.max_bad} parts are unusable, the last: "
-                        f"{faults[-1]}; allow more with max_bad=N; finished shards are kept"
+                        f"{list(faults)[-1]}; allow more with max_bad=N; finished shards are kept"
                     )
                 for writer in due:
-                    writer.write_shard(shard, columns[writer.name])
+                    writer.write_shard(shard, columns[writer.name], _faults_of(writer.name, found))
             progress.advance(len(samples), 0)
     return [
-        Added(w.name, w.commit()["num_present"], dataset.num_samples, faults_of(w.name, faults))
+        Added(w.name, w.commit()["num_present"], dataset.num_samples, _faults_of(w.name, faults))
         for w in writers
     ]
 
 
-def faults_of(name: str, faults: Sequence[Fault]) -> list[Fault]:
+def _faults_of(name: str, faults: Iterable[Fault]) -> list[Fault]:
     """Those of one modality, and of samples that were unreadable as a whole."""
     return [fault for fault in faults if fault.part in ("", name)]
 
@@ -103,30 +106,15 @@ def _matched(dataset: Dataset, source: Source) -> list[SampleRef | None]:
 
 
 def _read(
-    source: Source,
-    refs: Sequence[SampleRef | None],
-    writers: Sequence[ExtraWriter],
-    faults: list[Fault],
-) -> dict[str, list[Part | None]]:
-    """One column of parts per writer, in slot order."""
+    source: Source, refs: Sequence[SampleRef | None], writers: Sequence[ExtraWriter]
+) -> tuple[dict[str, list[Part | None]], list[Fault]]:
+    """One column of parts per writer, in slot order, and what is unusable."""
     columns: dict[str, list[Part | None]] = {writer.name: [] for writer in writers}
-    for sample in _samples(source, refs, faults):
+    faults: list[Fault] = []
+    for ref in refs:
+        sample = read_sample(source, source.rows, ref, faults) if ref else None
         for name, column in columns.items():
             column.append(sample.parts.get(name) if sample else None)
             if sample and name in sample.faults:
                 faults.append(Fault(sample.key, name, sample.faults[name]))
-    return columns
-
-
-def _samples(
-    source: Source, refs: Sequence[SampleRef | None], faults: list[Fault]
-) -> Iterator[Sample | None]:
-    for ref in refs:
-        if ref is None:
-            yield None
-            continue
-        try:
-            yield checked(source.read(ref), source.rows)
-        except (SampleError, OSError) as error:
-            faults.append(Fault(ref.key, "", str(error)))
-            yield None
+    return columns, faults

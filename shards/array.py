@@ -10,6 +10,7 @@ of a build under MPI. What a dead task had claimed is taken over when its lease 
 
 import time
 import zlib
+from pathlib import Path
 
 from configs.schema import ShardsConfig
 from shards import finish
@@ -21,20 +22,20 @@ from shards.build import (
     result_of,
 )
 from shards.claims import Claims
+from shards.defaults import LEASE_S
 from shards.errors import ShardError
 from shards.fill import Site, Task, TooManyBad, fill_shard, open_site, too_many
 from shards.index import index_path
 from shards.manifest import MANIFEST, PLAN
 from shards.plan import Plan, PlannedShard, save_plan
 from shards.progress import Progress
-from shards.record import read_record
+from shards.record import Fault, read_record
 
-DEFAULT_LEASE_S = 120.0
 _POLL_S = 0.5
 
 
 def build_array(
-    config: ShardsConfig, *, quiet: bool = False, lease_s: float = DEFAULT_LEASE_S
+    config: ShardsConfig, *, quiet: bool = False, lease_s: float = LEASE_S
 ) -> BuildResult:
     """This process's share of a build; returns when the data set is whole, whoever finished it.
 
@@ -45,15 +46,17 @@ def build_array(
     with hold_folder(config.out, shared=True):
         claims = Claims(config.out, lease_s)
         plan, recipe = _plan(config, site, claims)
-        num_built = _work(site, plan, claims, quiet=quiet)
+        num_built = 0
+        if not finish.is_whole(config.out):
+            num_built = _work(site, plan, claims, quiet=quiet)
         while not finish.is_whole(config.out):
             with claims.hold("finish") as mine:
                 if mine and not finish.is_whole(config.out):
                     _check_bad(site, plan)
-                    _sweep(config, claims)
+                    _sweep(config.out, claims)
                     finish_build(site, plan, recipe)
             time.sleep(_POLL_S)
-    return result_of(config, num_built, time.monotonic() - start_s)
+    return result_of(config.out, num_built, time.monotonic() - start_s)
 
 
 def _plan(config: ShardsConfig, site: Site, claims: Claims) -> tuple[Plan, dict]:
@@ -83,7 +86,8 @@ def _work(site: Site, plan: Plan, claims: Claims, *, quiet: bool) -> int:
             for shard in missing:
                 if _is_there(site, shard):
                     continue
-                with claims.hold(shard.path.replace("/", "-")) as mine:
+                name = shard.path.replace("/", "-")
+                with claims.hold(name) as mine:
                     if not mine:
                         waiting.append(shard)
                     elif not _is_there(site, shard):
@@ -92,8 +96,15 @@ def _work(site: Site, plan: Plan, claims: Claims, *, quiet: bool) -> int:
                         try:
                             done = fill_shard(site, Task(shard, plan.refs(shard), num_bad), _idle)
                         except TooManyBad as error:
-                            finish.write_quarantine(site.config.out, list(error.offenders))
+                            known = _faults(site, plan)
+                            finish.write_quarantine(site.config.out, [*known, *error.offenders])
                             raise
+                        except ShardError:
+                            if claims.owns(name):
+                                raise
+                            # Taken for dead: whoever took over has swept what was begun here.
+                            waiting.append(shard)
+                            continue
                         num_bad += len(done.faults)
                         num_built += 1
             missing = waiting
@@ -108,22 +119,23 @@ def _is_there(site: Site, shard: PlannedShard) -> bool:
     return tar.exists() and index_path(tar).exists() and read_record(tar) is not None
 
 
+def _faults(site: Site, plan: Plan) -> list[Fault]:
+    """What all tasks together have left out in the shards that are there."""
+    records = [read_record(site.tar(shard)) for shard in plan.shards]
+    return [fault for record in records if record for fault in record.faults]
+
+
 def _check_bad(site: Site, plan: Plan) -> None:
     """Every task kept within the bound alone; here they are counted together."""
-    bad = []
-    for shard in plan.shards:
-        record = read_record(site.tar(shard))
-        if record is None:
-            raise ShardError(f"{site.tar(shard)} disappeared; run the same build again")
-        bad += record.faults
+    bad = _faults(site, plan)
     if len(bad) > site.config.max_bad:
         finish.write_quarantine(site.config.out, bad)
         raise too_many(site.config, bad, [])
 
 
-def _sweep(config: ShardsConfig, claims: Claims) -> None:
+def _sweep(out: Path, claims: Claims) -> None:
     """Remove what killed tasks left: temporaries nobody has written to for a lease's time."""
-    for leftover in config.out.rglob(".*.tmp-*"):
+    for leftover in out.rglob(".*.tmp-*"):
         if claims.is_old(leftover):
             leftover.unlink(missing_ok=True)
 

@@ -90,11 +90,11 @@ def load_or_make_plan(config: ShardsConfig, source: Source) -> tuple[Plan, dict[
     return plan(source.listing(), config), recipe
 
 
-def result_of(config: ShardsConfig, num_built: int, seconds: float) -> BuildResult:
+def result_of(out: Path, num_built: int, seconds: float) -> BuildResult:
     """What a finished data set is, as the outcome of a build."""
-    manifest = read_manifest(config.out / MANIFEST)
+    manifest = read_manifest(out / MANIFEST)
     return BuildResult(
-        out=config.out,
+        out=out,
         num_samples=manifest["num_samples"],
         num_shards=len(manifest["shards"]),
         num_built=num_built,
@@ -125,7 +125,7 @@ class _Build:
         start_s = time.monotonic()
         site = open_site(self.config)
         site.report = self._advance
-        with _locked(self.config.out):
+        with hold_alone(self.config.out):
             the_plan, recipe = load_or_make_plan(self.config, site.source)
             if not (self.config.out / PLAN).exists():
                 save_plan(the_plan, self.config.out / PLAN, recipe)
@@ -136,7 +136,7 @@ class _Build:
                     self.plan = the_plan
                     self._write(site, missing)
                 finish_build(site, the_plan, recipe)
-        return result_of(self.config, len(missing), time.monotonic() - start_s)
+        return result_of(self.config.out, len(missing), time.monotonic() - start_s)
 
     def _missing(self, site: Site, the_plan: Plan) -> list[PlannedShard]:
         """What is still to be written; takes note of what was quarantined in the rest."""
@@ -217,14 +217,14 @@ def hold_folder(out: Path, *, shared: bool = False) -> Iterator[None]:
             mine = stack.enter_context(try_lock(out / ".lock", shared=shared))
         if not mine:
             raise ShardError(
-                f"another build is writing to {out}; wait for it, or choose another `out`"
+                f"another build is writing to {out}; wait for it, or choose another folder"
             )
         yield
 
 
 @contextlib.contextmanager
-def _locked(out: Path) -> Iterator[None]:
-    """Hold the folder alone. Sweeps temporaries: nobody else can be at work on them."""
+def hold_alone(out: Path) -> Iterator[None]:
+    """Hold the folder against everybody. Sweeps temporaries: nobody else can be at work on them."""
     with hold_folder(out):
         for folder in (out, *(p for p in out.iterdir() if p.is_dir() and p.name != EXTRA)):
             sweep(folder)

@@ -40,7 +40,7 @@ class Claims:
     @contextlib.contextmanager
     def hold(self, name: str) -> Iterator[bool]:
         """Take a claim for the block; True where it is ours, False where somebody else has it."""
-        path = self.folder / f"{name}.claim"
+        path = self._path(name)
         with disk_errors(self.folder):
             mine = self._take(path)
         if not mine:
@@ -56,6 +56,13 @@ class Claims:
             beat.join()
             if self._is_mine(path):
                 path.unlink(missing_ok=True)
+
+    def owns(self, name: str) -> bool:
+        """Whether a claim that was taken is still ours: it is lost where its owner seemed dead."""
+        return self._is_mine(self._path(name))
+
+    def _path(self, name: str) -> Path:
+        return self.folder / f"{name}.claim"
 
     def _take(self, path: Path) -> bool:
         if self._create(path):

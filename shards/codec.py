@@ -19,6 +19,7 @@ import io
 import json
 import math
 import struct
+from collections.abc import Mapping
 from typing import TypeGuard
 
 import numpy as np
@@ -49,6 +50,11 @@ def part_name(row: Modality) -> str:
     if row.kind == "coordinates" or row.codec.name == "npy":
         return f"{row.name}.npy"
     return f"{row.name}.b2"
+
+
+def stored_parts(rows: Mapping[str, Modality]) -> tuple[str, ...]:
+    """All members a sample may have, in the order of the tar: those of the rows, its meta data last."""
+    return (*(part_name(row) for row in rows.values()), META_PART)
 
 
 def encode_part(part: Part, row: Modality) -> Payload:

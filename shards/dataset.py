@@ -63,6 +63,7 @@ class Dataset:
         modalities: the rows it was made with and of modalities added later, in registry order.
         own_modalities: those it was made with.
         statistics: mean and deviation per band of each image, over the train split.
+        sums: the same as {mean, std, count}, lists of a value per band, to be added to others.
         class_counts: pixels per class value of each class map, int64 [num_classes], likewise.
         extras: names of what was derived from it later, such as tokens.
     """
@@ -81,6 +82,7 @@ class Dataset:
         self.fingerprint: str = self.manifest["fingerprint"]
         self.modalities: dict[str, Modality] = modalities_of(self.manifest)
         self.own_modalities = dict(self.modalities)
+        self.sums: dict[str, dict[str, list[Any]]] = {}
         self.statistics: dict[str, BandStatistics] = {}
         self.class_counts: dict[str, np.ndarray] = {}
         self._take_statistics(self.manifest)
@@ -138,11 +140,12 @@ class Dataset:
         """
         chosen = np.ones(self.num_samples, bool)
         if split is not None:
-            names = self.split_names(splitting)
+            later = read_splitting(self, splitting) if splitting else None
+            names = later.names if later else self.split_names()
             if split not in names:
                 raise ShardError(f"{self.path} has no split {split!r}; it has {', '.join(names)}")
-            if splitting:
-                chosen &= read_splitting(self, splitting).split_of == names.index(split)
+            if later:
+                chosen &= later.split_of == names.index(split)
             else:
                 mine = [own == split for own, _ in self._shards]
                 chosen &= np.repeat(mine, np.diff(self._starts))
@@ -177,12 +180,17 @@ class Dataset:
             parts |= store.read(i, columns, into or {})
         return parts
 
-    def extents(self, i: int, names: Iterable[str]) -> list[tuple[int, int]]:
-        """Block and size of the named parts of sample `i`, those it has, in the order of names."""
+    def extents(self, i: int, names: Iterable[str]) -> list[tuple[str, int, int]]:
+        """Tar, block and size of the named parts of sample `i`, those it has, in their order."""
         self._check_number(i)
         places = [self._find(name) for name in names]
-        found = [store.extents(i, p) for store, p in places]
+        found = [store.extent(i, p) for store, p in places]
         return [extent for extent in found if extent is not None]
+
+    def tars(self, names: Iterable[str]) -> list[str]:
+        """Paths or URLs of all tars that hold the named parts."""
+        stores = {self._find(name)[0]: None for name in names}
+        return [tar for store in stores for tar in store.tars]
 
     def meta(self, i: int) -> SampleMeta:
         """Where and when sample `i` was seen. Raises DamagedError as `read` does."""
@@ -197,6 +205,11 @@ class Dataset:
         self._check_number(i)
         shard = int(np.searchsorted(self._starts, i, side="right")) - 1
         return (*self._shards[shard], int(i - self._starts[shard]))
+
+    def locate(self, i: int) -> tuple[str, str]:
+        """A sample's key and the path of its shard, for messages and logs."""
+        split, shard, _ = self.location(i)
+        return self.keys[i], f"{self.path}/{split}/{shard}.tar"
 
     def extra_manifest(self, name: str) -> dict[str, Any]:
         """The manifest of an extra, its `info` included. Raises ShardError when there is none."""
@@ -265,6 +278,7 @@ class Dataset:
 
     def _take_statistics(self, manifest: Mapping[str, Any]) -> None:
         for name, found in manifest["statistics"].items():
+            self.sums[name] = found
             self.statistics[name] = BandStatistics(tuple(found["mean"]), tuple(found["std"]))
         for name, counts in manifest["class_counts"].items():
             self.class_counts[name] = np.array(counts, np.int64)

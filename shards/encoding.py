@@ -80,9 +80,10 @@ class Encoder:
             members = encode_sample(sample, self._rows)
         except SampleError as error:
             return Encoded(sample, {}, {}, error)
+        if not self._counts:
+            return Encoded(sample, members, {})
         statistics = Statistics(self._rows)
-        if self._counts:
-            statistics.add(sample.parts)
+        statistics.add(sample.parts)
         return Encoded(sample, members, statistics.dump())
 
     def __enter__(self) -> "Encoder":

@@ -1,7 +1,8 @@
 """Modalities added to a finished data set: same shard, same slot, same key.
 
     OUT/extra/<name>/info.json                    what they were made by; fixed with the first shard
-    OUT/extra/<name>/<split>/shard-000000.tar     members KEY.<name>.npy, .idx beside it
+    OUT/extra/<name>/<split>/shard-000000.tar     members KEY.<name>.npy, .idx beside it, and in .json
+                                                  sums of its pixels and what was left out
     OUT/extra/<name>/{index.bin,manifest.json}    written last: the extra exists from here on
 
 There are two kinds: derived ones, such as tokens, are arrays a program makes sense of; a modality of
@@ -24,6 +25,7 @@ from shards.errors import ShardError
 from shards.files import finite, sweep, to_json, write_atomic
 from shards.index import committed, write_joined
 from shards.manifest import EXTRA, INDEX, MANIFEST, write_manifest
+from shards.record import Fault
 from shards.sample import Part, part_problem
 from shards.stats import Statistics
 from shards.writer import ShardWriter
@@ -55,11 +57,25 @@ class ExtraWriter:
         """Shards already committed, as `split/shard-000000`."""
         return {s for s in self._all_shards() if committed(self.folder / f"{s}.tar")}
 
-    def write_shard(self, split_shard_name: str, parts: Sequence[Part | None]) -> None:
+    def faults(self) -> list[Fault]:
+        """What was left out in the shards already committed, by whichever run. Raises ShardError."""
+        return [
+            Fault(**fault)
+            for shard in self._all_shards()
+            if committed(self.folder / f"{shard}.tar")
+            for fault in self._told(shard, "faults")
+        ]
+
+    def write_shard(
+        self,
+        split_shard_name: str,
+        parts: Sequence[Part | None],
+        faults: Sequence[Fault] = (),
+    ) -> None:
         """Commit one shard: a part per sample in slot order, None where the sample has none.
 
-        Raises ShardError for a shard the data set does not have, another number of parts, or a disk
-        that refuses.
+        `faults` say what the source has and could not give. Raises ShardError for a shard the data
+        set does not have, another number of parts, or a disk that refuses.
         """
         split, _, shard = split_shard_name.partition("/")
         samples = self.dataset.shard_samples(split, shard)
@@ -78,7 +94,8 @@ class ExtraWriter:
                     members[member] = self._encode(part)
                     statistics.add({self.name: part})
                 writer.add(self.dataset.keys[i], members)
-            writer.commit(to_json(statistics.dump()))
+            told = {"statistics": statistics.dump(), "faults": [vars(fault) for fault in faults]}
+            writer.commit(to_json(told))
 
     def _encode(self, part: Part) -> Payload:
         if self.row is None:
@@ -139,13 +156,22 @@ class ExtraWriter:
         wanted = "train" if "train" in splits else None
         for split, name in self.dataset.shards:
             if wanted in (None, split):
-                record = self.folder / split / f"{name}.json"
-                statistics.merge([json.loads(record.read_bytes())])
+                statistics.merge([self._told(f"{split}/{name}", "statistics")])
         return {
             "modality": finite(self.row.model_dump(mode="json")),
             "statistics": statistics.bands(),
             "class_counts": statistics.classes(),
         }
+
+    def _told(self, shard: str, what: str) -> Any:
+        path = self.folder / f"{shard}.json"
+        try:
+            return json.loads(path.read_bytes())[what]
+        except (OSError, ValueError, KeyError) as error:
+            raise ShardError(
+                f"{path}: not what is kept beside a shard: {error!r}; remove it with its .tar and "
+                "run the same command again: it makes the shard anew"
+            ) from error
 
     def _all_shards(self) -> list[str]:
         return [f"{split}/{name}" for split, name in self.dataset.shards]

@@ -105,6 +105,17 @@ def try_lock(path: Path, *, shared: bool = False) -> Iterator[bool]:
 
 
 @contextlib.contextmanager
+def hold_lock(path: Path) -> Iterator[None]:
+    """Wait for a lock file and hold it for the block. It dies with the process. Raises OSError."""
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
+
+
+@contextlib.contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """A temporary path for a library to write to; it becomes `path` when the block ends well.
 
@@ -123,6 +134,19 @@ def atomic_path(path: Path) -> Iterator[Path]:
             fsync_folder(path.parent)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def link_or_copy(source: Path, path: Path) -> None:
+    """Make `path` the same file by a hard link, or a copy where the file system has no such links.
+
+    Raises ShardError when the disk refuses.
+    """
+    with disk_errors(path.parent), atomic_path(path) as temporary:
+        temporary.unlink(missing_ok=True)
+        try:
+            os.link(source, temporary)
+        except OSError:
+            shutil.copyfile(source, temporary)
 
 
 @contextlib.contextmanager

@@ -1,12 +1,12 @@
 """One task of a build: read the samples of a shard, write and commit it with its record."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from configs.schema import ShardsConfig
 from configs.schema.modality import Modality
-from shards.codec import META_PART, part_name
+from shards.codec import stored_parts
 from shards.encoding import Encoded, Encoder
 from shards.errors import SampleError, ShardError
 from shards.finish import QUARANTINE
@@ -68,7 +68,7 @@ class Site:
 
     @property
     def parts(self) -> tuple[str, ...]:
-        return (*(part_name(row) for row in self.rows.values()), META_PART)
+        return stored_parts(self.rows)
 
     def tar(self, shard: PlannedShard) -> Path:
         return self.config.out / f"{shard.path}.tar"
@@ -106,7 +106,7 @@ def fill_shard(site: Site, task: Task, idle: Idle) -> Done:
                     raise too_many(site.config, [], faults)
 
         for ref in task.refs:
-            sample = _read(site, ref, faults)
+            sample = read_sample(site.source, site.rows, ref, faults)
             if sample:
                 store(encoder.add(sample))
             elif len(faults) + task.num_bad > site.config.max_bad:
@@ -136,20 +136,26 @@ def _store(writer: ShardWriter, encoded: Encoded, faults: list[Fault]) -> int:
     return added
 
 
-def _read(site: Site, ref: SampleRef, faults: list[Fault]) -> Sample | None:
-    """One sample, or None after adding it to `faults`."""
-    sample = None
-    for attempt in (1, 2):
+def read_sample(
+    source: Source, rows: Mapping[str, Modality], ref: SampleRef, faults: list[Fault]
+) -> Sample | None:
+    """One sample with parts as the rows say, or None after adding it to `faults`."""
+    sample, problem = None, ""
+    for _ in range(2):
         # A second try costs little and saves samples from a file system's hiccups.
         try:
-            sample = checked(site.source.read(ref), site.rows)
+            found = checked(source.read(ref), rows)
         except (SampleError, OSError) as error:
-            if attempt == 2:
-                faults.append(Fault(ref.key, "", str(error)))
-        if sample and not sample.faults:
+            problem = str(error)
+            continue
+        if sample is None or len(found.faults) < len(sample.faults):
+            sample = found
+        if not sample.faults:
             break
+    if sample is None:
+        faults.append(Fault(ref.key, "", problem))
     if sample and sample.key != ref.key:
-        raise ShardError(f"source {site.source.name} gave {sample.key!r} for {ref.key!r}")
+        raise ShardError(f"source {source.name} gave {sample.key!r} for {ref.key!r}")
     return sample
 
 

@@ -6,6 +6,7 @@ import numpy as np
 
 from configs.schema.data import SampleFilter
 from shards.errors import ShardError
+from shards.manifest import SAMPLES
 
 if TYPE_CHECKING:
     from shards.dataset import Dataset
@@ -58,7 +59,7 @@ def samples_columns(dataset: "Dataset", names: list[str] | None = None) -> Any:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    path = dataset.path / "samples.parquet"
+    path = dataset.path / SAMPLES
     try:
         table = pq.read_table(path, columns=names, memory_map=True)
     except (OSError, pa.ArrowException) as error:

@@ -9,12 +9,14 @@ not grow with their number.
 
 import importlib.metadata
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 from configs.schema.modality import Modality
+from shards.codec import stored_parts
 from shards.errors import ShardError
 from shards.files import atomic_path, finite, to_json, write_atomic
 from shards.index import ShardIndex, index_path, read_index, write_joined
@@ -23,6 +25,7 @@ from shards.manifest import (
     MANIFEST,
     SAMPLES,
     content_fingerprint,
+    modalities_of,
     read_manifest,
     write_manifest,
 )
@@ -110,6 +113,24 @@ def finish(
             "modalities": modalities,
         },
     )
+
+
+def finish_again(out: Path, manifest: Mapping[str, Any]) -> None:
+    """Write the data set's own files anew, as `manifest` says that they were made.
+
+    Raises ShardError when a shard's files are damaged or contradict each other.
+    """
+    rows = modalities_of(manifest)
+    shards = [
+        PlannedShard(s["split"], s["name"], start, s["num_samples"], 0)
+        for s, start in zip(
+            manifest["shards"],
+            accumulate((s["num_samples"] for s in manifest["shards"]), initial=0),
+            strict=False,
+        )
+    ]
+    origin = Origin(manifest["plan"], manifest["recipe"], manifest["source"])
+    finish(out, shards, manifest["splits"], rows, stored_parts(rows), origin)
 
 
 def write_quarantine(out: Path, bad: Sequence[Fault]) -> None:

@@ -13,9 +13,9 @@ Everything is little endian. A part's data starts at byte 512 * block of the tar
 `NAME.EXT`, so a reader needs nothing but the index to find and decode them. `index.bin` of a whole
 data set is the same format: all shards' columns one after the other, and `tar_bytes` their sum.
 
-Columns are mapped, not read, and checked against their digests when they are first used: opening
-costs the same for a thousand samples and for nine million. A damaged entry needs no digest of its
-own: what it points to does not have the digest it says.
+The columns of an `index.bin` are mapped, not read, and checked against their digests when they are
+first used: opening costs the same for a thousand samples and for nine million. A damaged entry needs
+no digest of its own: what it points to does not have the digest it says.
 """
 
 import functools
@@ -34,6 +34,7 @@ from shards.files import Pieces, raw, write_atomic
 from shards.keys import Keys
 from shards.tar import BLOCK_BYTES
 
+SUFFIX = ".idx"
 MAX_PARTS = 32
 ENTRY = np.dtype([("block", "<u4"), ("size", "<u4"), ("digest", "<u8")])
 _MAGIC = b"EOIX"
@@ -133,18 +134,18 @@ def make_index(
 
 def index_path(tar: Path) -> Path:
     """`shard-000000.tar` -> `shard-000000.idx`."""
-    return tar.with_suffix(".idx")
+    return tar.with_suffix(SUFFIX)
 
 
 def read_index(path: Path, *, verify: bool = True) -> ShardIndex:
-    """Map an index file into memory and check it.
+    """Read a shard's index, or map that of a whole data set into memory, and check it.
 
     Raises ShardError when there is none or it is damaged; `verify=False` leaves the columns' digests
     for their first use.
     """
     try:
-        with path.open("rb") as file:
-            data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        # A mapping keeps a descriptor, and there are more shards than a process may have of those.
+        data = path.read_bytes() if path.suffix == SUFFIX else _mapped(path)
     except FileNotFoundError as error:
         raise ShardError(f"{path}: no such index; {_advice(path)}") from error
     except (OSError, ValueError) as error:
@@ -244,7 +245,12 @@ def _digest(*pieces: bytes | memoryview) -> int:
     return state.intdigest()
 
 
-def _parse(path: Path, data: mmap.mmap) -> ShardIndex:
+def _mapped(path: Path) -> mmap.mmap:
+    with path.open("rb") as file:
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
+
+def _parse(path: Path, data: bytes | mmap.mmap) -> ShardIndex:
     magic, version, num_parts, num, tar_bytes, names_bytes, keys_bytes, *digests = (
         _HEADER.unpack_from(data)
     )
@@ -283,6 +289,6 @@ def _parse(path: Path, data: mmap.mmap) -> ShardIndex:
 
 
 def _advice(path: Path) -> str:
-    if path.suffix == ".idx":
+    if path.suffix == SUFFIX:
         return f"remove {path.name} and its .tar and run the same build again: it makes them anew"
     return "run the same build again: it makes the missing files anew"

@@ -22,12 +22,7 @@ def describe_dataset(dataset: Dataset) -> dict[str, Any]:
         "fingerprint": dataset.fingerprint,
         "source": dataset.manifest["source"]["type"],
         "splits": [
-            {
-                "split": split,
-                "samples": int((dataset.splits == split).sum()),
-                "shards": len(own := [s for s in shards if s["split"] == split]),
-                "mb": round(sum(s["tar_bytes"] for s in own) / 1e6, 1),
-            }
+            _describe_split(split, [s for s in shards if s["split"] == split])
             for split in dataset.manifest["splits"]
         ],
         "modalities": [_describe_modality(dataset, name) for name in names],
@@ -49,6 +44,15 @@ def describe_sample(dataset: Dataset, key: str) -> dict[str, Any]:
         "slot": slot,
         **finite(vars(dataset.meta(i))),
         "parts": [_describe_part(dataset, name, parts.get(name)) for name in names],
+    }
+
+
+def _describe_split(split: str, shards: list[dict[str, Any]]) -> dict[str, Any]:
+    return {
+        "split": split,
+        "samples": sum(s["num_samples"] for s in shards),
+        "shards": len(shards),
+        "mb": round(sum(s["tar_bytes"] for s in shards) / 1e6, 1),
     }
 
 

@@ -3,8 +3,12 @@
     OUT/manifest.json                          the data set exists when this file does
     OUT/index.bin                              all shards' records, mapped by readers
     OUT/samples.parquet, OUT/plan.parquet      one row per sample: as stored, as planned
-    OUT/<split>/shard-000000.{tar,idx,json}    samples, where they lie, what was learned meanwhile
-    OUT/extra/<name>/{manifest.json,index.bin,<split>/shard-000000.{tar,idx}}    added modalities
+    OUT/quarantine.jsonl                       what was left out and why, where something was
+    OUT/<split>/shard-000000.{tar,idx,parquet} samples, where they lie, what was learned meanwhile
+    OUT/splits/<name>.{json,bin}               splits made later
+    OUT/extra/<name>/{info.json,manifest.json,index.bin,<split>/shard-000000.{tar,idx,json}}    added
+                                               modalities and what was derived, such as tokens
+    OUT/claims/, OUT/salvage/                  while an array of tasks builds; while a salvage goes on
 
 Its last key, `digest`, covers all others, so a damaged or hand-edited manifest is told from a
 whole one.
@@ -28,6 +32,7 @@ INDEX = "index.bin"
 SAMPLES = "samples.parquet"
 PLAN = "plan.parquet"
 EXTRA = "extra"
+SALVAGE = "salvage"
 
 
 def write_manifest(path: Path, values: Mapping[str, Any]) -> None:

@@ -6,21 +6,23 @@ Every way of reading gets the same samples. The limit reads the same bytes with 
 throws them away; the rest check digests and decode.
 """
 
+import functools
 import os
 import statistics
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from shards.dataset import Dataset
 from shards.errors import ShardError
+from shards.storage import is_url, open_tar
 from shards.tar import BLOCK_BYTES
 
 _ROUNDS = 3
+_MAX_OPEN_FILES = 64
 
 
 def measure(
@@ -58,17 +60,19 @@ def measure(
     for _ in range(_ROUNDS):
         for name, (samples, way) in ways.items():
             if cold:
-                forget(dataset)
+                forget(dataset.tars(names))
             begin, cpu = time.perf_counter(), time.process_time()
             num_bytes = way(samples)
             rounds[name].append((time.perf_counter() - begin, time.process_time() - cpu, num_bytes))
     return [_row(name, len(ways[name][0]), taken) for name, taken in rounds.items()]
 
 
-def forget(dataset: Dataset) -> None:
-    """Ask the system to drop the data set's tars from its cache."""
-    for split, name in dataset.shards:
-        fd = os.open(dataset.path / split / f"{name}.tar", os.O_RDONLY)
+def forget(tars: Sequence[str]) -> None:
+    """Ask the system to drop tars of this machine from its cache."""
+    for tar in tars:
+        if is_url(tar):
+            continue
+        fd = os.open(tar, os.O_RDONLY)
         try:
             os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
         finally:
@@ -88,19 +92,11 @@ def _row(name: str, num: int, taken: list[tuple[float, float, int]]) -> dict[str
 def _raw(dataset: Dataset, samples: list[int], names: Sequence[str]) -> int:
     """Read the stored bytes of the parts, one call each; how many that were."""
     total = 0
-    files: dict[Path, int] = {}
+    opened = functools.lru_cache(maxsize=_MAX_OPEN_FILES)(open_tar)
     buffer = memoryview(bytearray(0))
-    try:
-        for i in samples:
-            split, shard, _ = dataset.location(i)
-            path = dataset.path / split / f"{shard}.tar"
-            if path not in files:
-                files[path] = os.open(path, os.O_RDONLY)
-            for block, size in dataset.extents(i, names):
-                if len(buffer) < size:
-                    buffer = memoryview(bytearray(size))
-                total += os.preadv(files[path], [buffer[:size]], block * BLOCK_BYTES)
-    finally:
-        for fd in files.values():
-            os.close(fd)
+    for i in samples:
+        for tar, block, size in dataset.extents(i, names):
+            if len(buffer) < size:
+                buffer = memoryview(bytearray(size))
+            total += opened(tar).read_into([buffer[:size]], block * BLOCK_BYTES)
     return total

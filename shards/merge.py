@@ -3,10 +3,10 @@
 Tars are not rewritten: they are hard links where the file system allows it, else copies. Each shard
 gets an index over the union of all modalities, in which what its data set lacks is missing. Splits
 keep their names; a grid cell that lies in two splits after the merge is refused unless it is allowed.
+What was added to a data set after its build (modalities, tokens) is not taken along: such data sets
+are refused unless that is wanted.
 """
 
-import os
-import shutil
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,40 +16,66 @@ import numpy as np
 
 from configs.schema.modality import Modality
 from shards import finish
-from shards.codec import META_PART, part_name
+from shards.build import hold_alone
+from shards.codec import stored_parts
 from shards.dataset import Dataset, open_dataset
 from shards.errors import ShardError
-from shards.files import disk_errors, fsync_folder, temporary_name, write_atomic
+from shards.files import link_or_copy, write_atomic
 from shards.filters import samples_columns
-from shards.index import ENTRY, ShardIndex, index_path, make_index, read_index
-from shards.manifest import MANIFEST, read_manifest
-from shards.mixed import MixedDataset
+from shards.index import ENTRY, MAX_PARTS, ShardIndex, index_path, make_index, read_index
+from shards.manifest import MANIFEST, PLAN, read_manifest
+from shards.mixed import union
 from shards.plan import PlannedShard
-from shards.record import rewrite_record
+from shards.record import require_record, rewrite_record
 from shards.writer import RECORD_SUFFIX
 
 
-def merge(out: Path, sources: Sequence[Path], *, allow_leakage: bool = False) -> dict[str, Any]:
+def merge(
+    out: Path,
+    sources: Sequence[Path],
+    *,
+    allow_leakage: bool = False,
+    without_added: bool = False,
+) -> dict[str, Any]:
     """Make `out` of the data sets; returns its manifest. Stopped, the same command goes on.
 
-    Raises ShardError for contradicting modalities, keys that come twice, a grid cell in two splits,
-    or a folder that holds something else.
+    `without_added` leaves behind what was added to them after their build, `allow_leakage` lets a
+    grid cell get into two splits. Raises ShardError where that happens and is not allowed, for
+    contradicting modalities, keys that come twice, or a folder that holds something else.
     """
     members = [open_dataset(path) for path in sources]
-    rows = MixedDataset(members).modalities
+    rows = union([(member.path, member.own_modalities) for member in members])
+    parts = stored_parts(rows)
+    if len(parts) > MAX_PARTS:
+        raise ShardError(f"{len(parts)} parts in a sample; an index holds {MAX_PARTS}: merge fewer")
+    if not without_added:
+        _check_added(members)
     _check_keys(members)
-    if not allow_leakage:
-        _check_cells(members)
     recipe = {
         "merged": [member.fingerprint for member in members],
-        "split_cell_deg": members[0].manifest["recipe"]["split_cell_deg"],
+        "split_cell_deg": _cell_deg(members),
     }
-    if (out / MANIFEST).exists():
-        manifest = read_manifest(out / MANIFEST)
-        if manifest["recipe"] != recipe:
-            raise ShardError(f"{out} holds another data set; choose another folder")
-        return manifest
-    parts = (*(part_name(row) for row in rows.values()), META_PART)
+    if not allow_leakage:
+        _check_cells(members)
+    with hold_alone(out):
+        if (out / PLAN).exists():
+            raise ShardError(f"{out} holds a build of its own; choose another folder")
+        if (out / MANIFEST).exists():
+            manifest = read_manifest(out / MANIFEST)
+            if manifest["recipe"] != recipe:
+                raise ShardError(f"{out} holds another data set; choose another folder")
+            return manifest
+        _write(out, members, rows, parts, recipe)
+    return read_manifest(out / MANIFEST)
+
+
+def _write(
+    out: Path,
+    members: Sequence[Dataset],
+    rows: dict[str, Modality],
+    parts: Sequence[str],
+    recipe: dict[str, Any],
+) -> None:
     splits = list(dict.fromkeys(s for m in members for s in m.manifest["splits"]))
     shards: list[PlannedShard] = []
     start = 0
@@ -62,28 +88,19 @@ def merge(out: Path, sources: Sequence[Path], *, allow_leakage: bool = False) ->
                 shards.append(shard)
                 start += own["num_samples"]
                 number += 1
-    source = {"type": "merge", "paths": [str(path) for path in sources]}
+    source = {"type": "merge", "paths": [str(member.path) for member in members]}
     finish.finish(out, shards, splits, rows, parts, finish.Origin("", recipe, source))
-    return read_manifest(out / MANIFEST)
 
 
 def _adopt(old: Path, new: Path, parts: Sequence[str], rows: dict[str, Modality]) -> None:
     """Link one shard; its index and record are made to fit the union of parts."""
     tar, target = old.with_suffix(".tar"), new.with_suffix(".tar")
-    index = _widened(read_index(index_path(tar)), parts)
-    record = rewrite_record(tar, index, rows)
+    own = read_index(index_path(tar))
+    index = _widened(own, parts)
+    record = rewrite_record(require_record(tar, own), index, rows)
     write_atomic(target.with_suffix(RECORD_SUFFIX), record)
     write_atomic(index_path(target), index.to_bytes())
-    with disk_errors(new.parent):
-        temporary = temporary_name(target)
-        temporary.unlink(missing_ok=True)
-        try:
-            os.link(tar, temporary)
-        except OSError:
-            # Another file system, or one without links.
-            shutil.copyfile(tar, temporary)
-        temporary.rename(target)
-        fsync_folder(target.parent)
+    link_or_copy(tar, target)
 
 
 def _widened(index: ShardIndex, parts: Sequence[str]) -> ShardIndex:
@@ -100,6 +117,29 @@ def _widened(index: ShardIndex, parts: Sequence[str]) -> ShardIndex:
         present |= (index.present >> np.uint32(p) & np.uint32(1)) << np.uint32(column)
         entries[:, column] = index.entries[:, p]
     return make_index(parts, index.tar_bytes, present, entries, index.keys)
+
+
+def _check_added(members: Sequence[Dataset]) -> None:
+    for member in members:
+        added = [*(member.modalities.keys() - member.own_modalities.keys()), *member.extras]
+        if added:
+            raise ShardError(
+                f"{member.path} has had {', '.join(sorted(added))} added since it was built, which a "
+                "merge does not take along. Merge --without-added and add it to the result by "
+                "`python -m shards add-modality`, or tokens by `python -m pipeline tokenize`"
+            )
+
+
+def _cell_deg(members: Sequence[Dataset]) -> float:
+    """The side of the grid cells, which is one for all: cells of different sizes do not compare."""
+    sizes = {member.manifest["recipe"]["split_cell_deg"]: member.path for member in members}
+    if len(sizes) > 1:
+        told = ", ".join(f"{size:g} in {path}" for size, path in sizes.items())
+        raise ShardError(
+            f"the splits are made of grid cells of different sizes ({told}), so whether they share a "
+            "place cannot be told; build them with the same split_cell_deg"
+        )
+    return next(iter(sizes))
 
 
 def _check_keys(members: Sequence[Dataset]) -> None:

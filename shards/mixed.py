@@ -30,16 +30,7 @@ class MixedDataset:
     def __init__(self, members: Sequence[Dataset]) -> None:
         self.members = tuple(members)
         self.bounds: list[int] = np.cumsum([0, *(m.num_samples for m in members)]).tolist()
-        self.modalities: dict[str, Modality] = {}
-        for member in members:
-            for name, row in member.modalities.items():
-                mine = self.modalities.setdefault(name, row)
-                if finite(mine.content()) != finite(row.content()):
-                    raise ShardError(
-                        f"{member.path} stores {name} differently from {members[0].path}; build it "
-                        "anew with today's registry before mixing them"
-                    )
-        self.modalities = dict(sorted(self.modalities.items(), key=lambda item: item[1].order))
+        self.modalities = union([(m.path, m.modalities) for m in members])
         self.extras = tuple(dict.fromkeys(name for m in members for name in m.extras))
 
     @property
@@ -61,8 +52,7 @@ class MixedDataset:
         """Mean and deviation over the members' pixels taken together."""
         found = {}
         for name in self.modalities:
-            tables = [m.manifest["statistics"].get(name) for m in self.members]
-            known = [table for table in tables if table]
+            known = [m.sums[name] for m in self.members if name in m.sums]
             if known:
                 found[name] = _pooled(known)
         return found
@@ -130,6 +120,11 @@ class MixedDataset:
         member, number = self._find(i)
         return member.meta(number)
 
+    def locate(self, i: int) -> tuple[str, str]:
+        """A sample's key and the path of its shard, for messages and logs."""
+        member, number = self._find(i)
+        return member.locate(number)
+
     def key(self, i: int) -> str:
         """The key of a sample; unique within its member only."""
         member, number = self._find(i)
@@ -162,6 +157,23 @@ class MixedDataset:
             raise IndexError(f"sample {i} of {self.num_samples}")
         m = int(np.searchsorted(self.bounds, i, side="right")) - 1
         return self.members[m], i - self.bounds[m]
+
+
+def union(listed: Sequence[tuple[Path, Mapping[str, Modality]]]) -> dict[str, Modality]:
+    """The rows of several data sets, each named by its folder, in registry order.
+
+    Raises ShardError when two contradict each other.
+    """
+    rows: dict[str, Modality] = {}
+    for path, own in listed:
+        for name, row in own.items():
+            if finite(rows.setdefault(name, row).content()) != finite(row.content()):
+                first = next(other for other, known in listed if name in known)
+                raise ShardError(
+                    f"{path} stores {name} differently from {first}; build it anew with today's "
+                    "registry before mixing them"
+                )
+    return dict(sorted(rows.items(), key=lambda item: item[1].order))
 
 
 def _pooled(tables: Sequence[Mapping[str, Any]]) -> BandStatistics:

@@ -17,7 +17,7 @@ Everything works on columns: nine million samples are planned in seconds (benchm
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,8 +26,10 @@ import numpy as np
 import xxhash
 
 from configs.schema import ShardsConfig
+from shards import claims, splitting
 from shards.errors import ShardError
 from shards.files import to_json, write_atomic
+from shards.manifest import EXTRA, SALVAGE
 from shards.mixing import mix_with
 from shards.sources.base import SampleRef, refs_of
 from shards.tar import check_key
@@ -35,7 +37,7 @@ from shards.tar import check_key
 if TYPE_CHECKING:
     import pyarrow as pa
 
-RESERVED_SPLITS = ("extra",)
+RESERVED_SPLITS = (EXTRA, SALVAGE, claims.FOLDER, splitting.FOLDER)
 # The same that `check_key` refuses, said as a pattern for whole columns; what it finds is checked there.
 _SUSPICIOUS = r"^$|[^!-~]|[./\\]"
 
@@ -75,14 +77,10 @@ class Plan:
     def shards(self) -> list[PlannedShard]:
         """All shards in manifest order: splits as configured, then shards by number."""
         ends = np.concatenate([[0], np.cumsum(self.table.column("num_bytes").to_numpy())])
-        found, begin = [], 0
-        for split, count in self.counts.items():
-            for number, start in enumerate(range(begin, begin + count, self.samples_per_shard)):
-                stop = min(start + self.samples_per_shard, begin + count)
-                size = int(ends[stop] - ends[start])
-                found.append(PlannedShard(split, f"shard-{number:06d}", start, stop - start, size))
-            begin += count
-        return found
+        return [
+            PlannedShard(split, name, start, stop - start, int(ends[stop] - ends[start]))
+            for split, name, start, stop in shard_runs(self.counts, self.samples_per_shard)
+        ]
 
     def refs(self, shard: PlannedShard) -> list[SampleRef]:
         """The samples of a shard in slot order."""
@@ -102,6 +100,20 @@ class Plan:
         return state.hexdigest()
 
 
+def shard_runs(
+    counts: Mapping[str, int], samples_per_shard: int
+) -> Iterator[tuple[str, str, int, int]]:
+    """(split, name, first sample, one past the last) of every shard, in manifest order.
+
+    `counts` are the samples per split.
+    """
+    begin = 0
+    for split, count in counts.items():
+        for number, start in enumerate(range(begin, begin + count, samples_per_shard)):
+            yield split, f"shard-{number:06d}", start, min(start + samples_per_shard, begin + count)
+        begin += count
+
+
 def plan(listing: "pa.Table", config: ShardsConfig) -> Plan:
     """Assign every sample a split, a shard and a slot.
 
@@ -112,7 +124,10 @@ def plan(listing: "pa.Table", config: ShardsConfig) -> Plan:
     splits, split_of = split_samples(listing, config)
     for split in splits:
         if not split.isidentifier() or split in RESERVED_SPLITS:
-            raise ShardError(f"{split!r} cannot name a split: it becomes a folder beside `extra`")
+            raise ShardError(
+                f"{split!r} cannot name a split: letters, digits and underscores, and none of "
+                f"{', '.join(RESERVED_SPLITS)}, which are folders of a data set"
+            )
     blocks = mix_with(listing.column("block").to_numpy(), config.seed)
     order = np.argsort(blocks, kind="stable")
     order = order[np.argsort(split_of[order], kind="stable")]

@@ -4,8 +4,8 @@ Wanted parts of a sample that lie side by side are read by one `preadv`; what li
 to a scratch buffer. Raw arrays land where the caller wants them, compressed ones are decompressed
 there. Every part is checked against its digest.
 
-Files are opened when they are first needed, once per thread; a file whose size is not the index's is
-told before anything is read from it.
+Files are opened when they are first needed, once per thread. Of a file that is shorter than the index
+says, only what lies behind its end is lost.
 """
 
 import threading

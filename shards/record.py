@@ -22,7 +22,7 @@ import xxhash
 from configs.schema.modality import Modality
 from shards.errors import ShardError
 from shards.files import to_json
-from shards.index import ShardIndex, committed, index_path, read_index
+from shards.index import ShardIndex, committed
 from shards.plan import grid_cells
 from shards.sample import SampleMeta
 from shards.stats import Statistics
@@ -62,6 +62,20 @@ def encode_record(
 ) -> bytes:
     """The bytes of a shard's record; the same for the same content."""
     import pyarrow as pa
+
+    return _encode(index, pa.table(_columns(index, metas, cell_deg)), statistics, faults)
+
+
+def rewrite_record(record: Record, index: ShardIndex, rows: Mapping[str, Modality]) -> bytes:
+    """A shard's record for another index of the same samples, over the given rows."""
+    # Modalities the shard's data set lacks were counted zero times.
+    statistics = Statistics(rows).dump() | record.statistics
+    return _encode(index, record.rows, statistics, record.faults)
+
+
+def _encode(
+    index: ShardIndex, table: "pa.Table", statistics: dict[str, Any], faults: Sequence[Fault]
+) -> bytes:
     import pyarrow.parquet as pq
 
     values = {
@@ -70,25 +84,7 @@ def encode_record(
         "faults": [vars(fault) for fault in faults],
     }
     sink = io.BytesIO()
-    table = pa.table(_columns(index, metas, cell_deg), metadata={"record": to_json(values)})
-    pq.write_table(table, sink, compression="zstd")
-    return sink.getvalue()
-
-
-def rewrite_record(tar: Path, index: ShardIndex, rows: Mapping[str, Modality]) -> bytes:
-    """The record of a committed shard for another index of the same samples, over the given rows."""
-    import pyarrow.parquet as pq
-
-    old = require_record(tar, read_index(index_path(tar)))
-    # Modalities the shard's data set lacks were counted zero times.
-    statistics = Statistics(rows).dump() | old.statistics
-    values = {
-        "digest": index.digest,
-        "statistics": statistics,
-        "faults": [vars(fault) for fault in old.faults],
-    }
-    sink = io.BytesIO()
-    table = old.rows.replace_schema_metadata({"record": to_json(values)})
+    table = table.replace_schema_metadata({"record": to_json(values)})
     pq.write_table(table, sink, compression="zstd")
     return sink.getvalue()
 

@@ -14,7 +14,7 @@ import xxhash
 from shards.errors import ShardError
 from shards.files import write_atomic
 from shards.manifest import INDEX, MANIFEST, SAMPLES
-from shards.storage import url_to_fs
+from shards.storage import driver_errors, url_to_fs
 
 
 def fetch_heads(url: str, cache: Path | None) -> Path:
@@ -39,7 +39,8 @@ def fetch_heads(url: str, cache: Path | None) -> Path:
 def _get(url: str, name: str) -> bytes:
     fs, path = url_to_fs(f"{url.rstrip('/')}/{name}")
     try:
-        return fs.cat_file(path)
+        with driver_errors(url):
+            return fs.cat_file(path)
     except FileNotFoundError as error:
         raise ShardError(f"{url} holds no {name}, so it is not a finished data set") from error
     except OSError as error:

@@ -44,7 +44,8 @@ def make_splitting(
 
     if not name.isidentifier():
         raise ShardError(f"{name!r} cannot name a splitting: letters, digits and underscores")
-    if abs(sum(shares.values()) - 1) > 1e-6 or min(shares.values()) < 0:
+    # Said as what must hold, so that a share that is no number does not pass.
+    if not (all(v >= 0 for v in shares.values()) and abs(sum(shares.values()) - 1) <= 1e-6):
         raise ShardError(f"the shares of the splits must be >= 0 and sum to 1, got {dict(shares)}")
     recipe = {
         "splits": list(shares),

@@ -9,6 +9,7 @@ from shards.claims import live_claims
 from shards.errors import ShardError
 from shards.finish import QUARANTINE
 from shards.manifest import MANIFEST, PLAN, read_manifest
+from shards.plan import shard_runs
 
 _WINDOW_S = 600.0
 
@@ -20,27 +21,21 @@ def build_status(out: Path) -> dict[str, Any]:
     the last ten minutes) or `stopped`. Raises ShardError when there is no plan.
     """
     counts, per_shard = _plan_layout(out / PLAN)
-    done, recent, num_bytes, first, last = 0, 0, 0, 0.0, 0.0
-    num_shards, now = 0, time.time()
-    for split, count in counts.items():
-        for number, start in enumerate(range(0, count, per_shard)):
-            num_shards += 1
-            tar = out / split / f"shard-{number:06d}.tar"
-            try:
-                told = tar.stat()
-            except FileNotFoundError:
-                continue
-            size = min(per_shard, count - start)
-            done += size
-            num_bytes += told.st_size
-            last = max(last, told.st_mtime)
-            if now - told.st_mtime < _WINDOW_S:
-                recent += size
-                first = min(first or told.st_mtime, told.st_mtime)
+    done, recent, num_bytes, num_shards, now = 0, 0, 0, 0, time.time()
+    for split, name, start, stop in shard_runs(counts, per_shard):
+        num_shards += 1
+        try:
+            told = (out / split / f"{name}.tar").stat()
+        except FileNotFoundError:
+            continue
+        done += stop - start
+        num_bytes += told.st_size
+        if now - told.st_mtime < _WINDOW_S:
+            recent += stop - start
     total = sum(counts.values())
-    # The first shard of the window took its time too, but nobody knows how long it was.
-    span_s = max(last - first, 1.0)
-    rate = recent / span_s if recent else 0.0
+    # From the plan on where that is younger than the window: before it nothing was built.
+    span_s = min(_WINDOW_S, max(now - (out / PLAN).stat().st_mtime, 1.0))
+    rate = recent / span_s
     claims = live_claims(out)
     alive = recent or any(float(str(c["age_s"])) < _WINDOW_S for c in claims)
     whole = (out / MANIFEST).is_file()
@@ -52,7 +47,7 @@ def build_status(out: Path) -> dict[str, Any]:
         "share": round(1.0 if whole else done / max(total, 1), 4),
         "shards": num_shards,
         "mb": round(num_bytes / 1e6, 1),
-        "samples_per_s": round(rate, 1),
+        "samples_per_s": round(rate, 2),
         "left_s": None if whole or not rate else round((total - done) / rate),
         "quarantined": _lines(out / QUARANTINE),
         "claims": claims,

@@ -4,15 +4,17 @@
     URL             ranges, through fsspec (http, https, s3, ... whatever it has a driver for)
     cached          from the copy once there is one; until then from where it lies
 
-A cache folder is filled in the background, one shard at a time, by whichever process of the machine
-comes first; a copy appears under its name only after every part in it had its digest. It stops
-growing at its limit: with a random order, no shard is worth more than another.
+A cache folder is filled in the background, one shard at a time, the processes of a machine taking
+turns; a copy appears under its name only after every part in it had its digest. It stops growing at
+its limit: with a random order, no shard is worth more than another.
 """
 
+import contextlib
 import os
 import queue
 import shutil
 import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any, Protocol
 
@@ -20,7 +22,7 @@ import numpy as np
 import xxhash
 
 from shards.errors import DamagedError, ShardError
-from shards.files import raw, temporary_name, try_lock
+from shards.files import atomic_path, hold_lock, raw, sweep
 from shards.index import ShardIndex
 from shards.tar import BLOCK_BYTES
 
@@ -53,15 +55,17 @@ class LocalFile:
 
 
 class RemoteFile:
-    """A file behind a URL, read by ranges."""
+    """A file behind a URL, read by ranges. Raises OSError, whatever its driver raises."""
 
     def __init__(self, url: str) -> None:
         self._fs, self._path = url_to_fs(url)
-        self.size = int(self._fs.size(self._path))
+        with driver_errors(url):
+            self.size = int(self._fs.size(self._path))
 
     def read_into(self, buffers: list[memoryview], offset: int) -> int:
         size = sum(map(len, buffers))
-        data = memoryview(self._fs.cat_file(self._path, start=offset, end=offset + size))
+        with driver_errors(self._path):
+            data = memoryview(self._fs.cat_file(self._path, start=offset, end=offset + size))
         done = 0
         for buffer in buffers:
             piece = data[done : done + len(buffer)]
@@ -79,6 +83,18 @@ def open_tar(path: str) -> TarFile:
     return RemoteFile(path) if is_url(path) else LocalFile(path)
 
 
+@contextlib.contextmanager
+def driver_errors(url: str) -> Iterator[None]:
+    """Turn what a driver raises inside the block into an OSError."""
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as error:
+        # Every driver has its own, without a class in common: HTTP states, broken answers, ...
+        raise OSError(f"{url}: {error!r}") from error
+
+
 def url_to_fs(url: str) -> tuple[Any, str]:
     """The file system behind a URL and the path in it. Raises ShardError naming what to install."""
     try:
@@ -92,10 +108,14 @@ def url_to_fs(url: str) -> tuple[Any, str]:
 
 
 class ShardCache:
-    """Copies of shards in `folder`, at most `limit_bytes` of them."""
+    """Copies of shards in `folder`, at most `limit_bytes` of them.
+
+    `refused` are those that this process found not to fit, or could not copy.
+    """
 
     def __init__(self, folder: Path, limit_bytes: float) -> None:
         self.folder = folder
+        self.refused: set[str] = set()
         self._limit = limit_bytes
         self._wanted: queue.SimpleQueue[tuple[str, str, ShardIndex] | threading.Event]
         self._wanted = queue.SimpleQueue()
@@ -103,23 +123,25 @@ class ShardCache:
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._pid = os.getpid()
-        self.num_refused = 0
 
-    def local(self, name: str, origin: str, index: ShardIndex) -> Path | None:
-        """The copy of a shard, such as `train/shard-000000`; None while there is none.
+    def locate(self, name: str, origin: str, index: Callable[[], ShardIndex]) -> str | None:
+        """Where to read a shard such as `train/shard-000000` from now on; None while that is open.
 
-        Asking for it the first time has it copied in the background.
+        That is its copy, or `origin` where it was refused. Asking for it the first time has it copied
+        in the background, by the index that is asked for then.
         """
         path = self.folder / f"{name}.tar"
         if path.exists():
-            return path
+            return str(path)
+        if name in self.refused:
+            return origin
         with self._lock:
             if self._pid != os.getpid():
                 # After a fork the copying thread is the parent's.
                 self._thread, self._asked, self._pid = None, set(), os.getpid()
             if name not in self._asked:
                 self._asked.add(name)
-                self._wanted.put((name, origin, index))
+                self._wanted.put((name, origin, index()))
                 if self._thread is None:
                     self._thread = threading.Thread(target=self._run, daemon=True)
                     self._thread.start()
@@ -140,29 +162,26 @@ class ShardCache:
                 continue
             try:
                 self._copy(*job)
-            except (OSError, DamagedError):
+            except (OSError, ShardError):
                 # Without a copy the shard is read where it lies, and its damage is told there.
-                self.num_refused += 1
+                self.refused.add(job[0])
 
     def _copy(self, name: str, origin: str, index: ShardIndex) -> None:
         path = self.folder / f"{name}.tar"
         path.parent.mkdir(parents=True, exist_ok=True)
-        with try_lock(path.with_suffix(".lock")) as mine:
-            if not mine or path.exists():
+        # One at a time: two would both see the room that there is for one of them.
+        with hold_lock(self.folder / ".lock"):
+            if path.exists():
                 return
+            sweep(path.parent)
             used = sum(p.stat().st_size for p in self.folder.rglob("*.tar"))
             room = min(self._limit - used, shutil.disk_usage(self.folder).free)
             if index.tar_bytes > room:
-                self.num_refused += 1
-                return
-            temporary = temporary_name(path)
-            try:
+                raise ShardError(f"{self.folder} has no room for {name}")
+            with atomic_path(path) as temporary:
                 with temporary.open("wb") as out:
                     _copy_all(open_tar(origin), out)
                 check_parts(temporary, index)
-                temporary.rename(path)
-            finally:
-                temporary.unlink(missing_ok=True)
 
 
 def check_parts(tar: Path, index: ShardIndex) -> None:

@@ -1,7 +1,9 @@
 """One index and the tars it points into: the data set's own parts, or those of an extra."""
 
 import bisect
+import functools
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,9 @@ from shards.reading import TarFiles, Wanted, read_parts
 from shards.sample import Part
 from shards.storage import ShardCache, is_url, open_tar
 from shards.tar import BLOCK_BYTES
+
+# Sizes are asked for side by side: behind a URL, and on a cluster's disk, each takes its time.
+_NUM_ASKING = 16
 
 
 class Store:
@@ -64,34 +69,34 @@ class Store:
                 "and run the same build again: it makes the shard anew"
             ) from error
 
-    def extents(self, i: int, p: int) -> tuple[int, int] | None:
-        """Block and size of a part of sample `i`; None where it is missing."""
+    @property
+    def tars(self) -> Sequence[str]:
+        """Paths or URLs."""
+        return self._tars
+
+    def extent(self, i: int, p: int) -> tuple[str, int, int] | None:
+        """Tar, block and size of a part of sample `i`; None where it is missing."""
         if not int(self.index.present[i]) >> p & 1:
             return None
         block, size, _ = self.index.entries[i, p].tolist()
-        return block, size
+        return self._tars[bisect.bisect_right(self._bounds, i) - 1], block, size
 
     def damaged_shards(self) -> list[str]:
         """Tars that are missing or not of their size, each with what is wrong; nothing is read."""
-        found = []
-        for tar, expected in zip(self._tars, self._tar_bytes, strict=True):
-            try:
-                size = open_tar(tar).size if is_url(tar) else Path(tar).stat().st_size
-            except FileNotFoundError:
-                found.append(f"{tar}: missing")
-                continue
-            if size != expected:
-                found.append(f"{tar}: {size} bytes long, {expected} bytes expected")
-        return found
+        with ThreadPoolExecutor(_NUM_ASKING) as pool:
+            found = pool.map(_size_problem, self._tars, self._tar_bytes)
+            return [line for line in found if line]
 
     def _locate(self, shard: int) -> str:
+        origin = self._tars[shard]
         if self._cache is None:
-            return self._tars[shard]
-        copy = self._cache.local(self._names[shard], self._tars[shard], self._part_of(shard))
-        if copy is None:
-            return self._tars[shard]
-        self._copies[shard] = str(copy)
-        return self._copies[shard]
+            return origin
+        index = functools.partial(self._part_of, shard)
+        found = self._cache.locate(self._names[shard], origin, index)
+        if found is None:
+            return origin
+        self._copies[shard] = found
+        return found
 
     def _part_of(self, shard: int) -> ShardIndex:
         """The index of one shard, without keys."""
@@ -101,3 +106,13 @@ class Store:
         return make_index(
             index.parts, self._tar_bytes[shard], index.present[rows], index.entries[rows], no_keys
         )
+
+
+def _size_problem(tar: str, expected: int) -> str | None:
+    try:
+        size = open_tar(tar).size if is_url(tar) else Path(tar).stat().st_size
+    except FileNotFoundError:
+        return f"{tar}: missing"
+    except OSError as error:
+        return f"{tar}: cannot be asked for its size: {error}"
+    return None if size == expected else f"{tar}: {size} bytes long, {expected} bytes expected"

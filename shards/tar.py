@@ -59,8 +59,11 @@ def padding(num_bytes: int) -> bytes:
     return _ZEROS[: -num_bytes % BLOCK_BYTES]
 
 
-def parse_header(block: bytes) -> Header | None:
-    """Read one 512-byte header; None for a zero block. Raises DamagedError for anything else."""
+def parse_header(block: bytes, errors: str = "strict") -> Header | None:
+    """Read one 512-byte header; None for a zero block. Raises DamagedError for anything else.
+
+    `errors` says what becomes of a name that is not UTF-8, as for `bytes.decode`.
+    """
     if len(block) != BLOCK_BYTES:
         raise DamagedError(f"the file ends after {len(block)} bytes of a tar header")
     if not any(block):
@@ -68,7 +71,7 @@ def parse_header(block: bytes) -> Header | None:
     try:
         stored = int(block[148:156].rstrip(b" \0"), 8)
         size = int(block[124:136].rstrip(b" \0"), 8)
-        name = block[:_NAME_BYTES].rstrip(b"\0").decode()
+        name = block[:_NAME_BYTES].rstrip(b"\0").decode(errors=errors)
     except ValueError as error:
         raise DamagedError(f"not a tar header: {error}") from error
     if stored != _checksum(block):

@@ -40,15 +40,14 @@ from shards.checks.table import (
 )
 from shards.checks.values import strange_values
 from shards.dataset import Dataset, open_dataset
+from shards.defaults import MAX_DAYS
 from shards.errors import ShardError
 from shards.index import read_index
 from shards.manifest import EXTRA, INDEX, MANIFEST, modalities_of, read_manifest
 from shards.mixing import mix_with
 from shards.progress import Progress
 
-__all__ = ["LEVELS", "MAX_DAYS", "Finding", "Report", "strange_values", "verify"]
-
-MAX_DAYS = 45
+__all__ = ["LEVELS", "Finding", "Report", "strange_values", "verify"]
 
 
 def verify(

@@ -12,7 +12,7 @@ Kind = Literal["image", "classes", "text", "coordinates", "date", "vector"]
 class Codec(Frozen):
     """How an array of this modality is stored in a shard.
 
-    `npy` is the raw NumPy format; `blosc2` is one blosc2 frame around the array's bytes.
+    `npy` is the raw NumPy format; `blosc2` is one blosc2 chunk around the array's bytes.
     `delta` subtracts the left neighbour first, which pays for smooth integer fields.
     """
 

@@ -32,12 +32,14 @@ def check_shards(context: Context, tasks: Sequence[ShardTask], jobs: int) -> Ite
         while given < len(tasks):
             while idle and begun < min(len(tasks), given + _AHEAD * jobs):
                 worker = idle.pop()
-                worker.send(tasks[begun])
+                with _living():
+                    worker.send(tasks[begun])
                 busy[worker] = begun
                 begun += 1
             for worker in wait(list(busy)):
                 assert isinstance(worker, Connection)
-                early[busy.pop(worker)] = _result(worker)
+                with _living():
+                    early[busy.pop(worker)] = worker.recv()
                 idle.append(worker)
             while given in early:
                 yield early.pop(given)
@@ -72,10 +74,12 @@ def _serve(connection: Connection, context: Context) -> None:
             connection.send(check_shard(context, connection.recv()))
 
 
-def _result(worker: Connection) -> ShardResult:
+@contextlib.contextmanager
+def _living() -> Iterator[None]:
+    """Turn the end of a process into a ShardError."""
     try:
-        return worker.recv()
-    except (EOFError, ConnectionResetError) as error:
+        yield
+    except (EOFError, BrokenPipeError, ConnectionResetError) as error:
         raise ShardError(
             "a process of the check ended; above is why, unless memory ran out: then run it again "
             "with a smaller --jobs"

@@ -10,12 +10,11 @@ from typing import Any, NamedTuple
 from configs.schema.modality import Modality
 from shards.checks.report import Finding, Remarks
 from shards.sample import SampleMeta
-from shards.sources.grid import GRID_M
+from shards.sources.grid import GRID_M, apply, to_degrees
 
 LANDSAT_1 = datetime.date(1972, 7, 23)
 """The day the first satellite was launched whose images this software could meet."""
 
-_MAX_WARPED = 32
 _COORDINATES_DEG = 1e-4
 _SAME_PIXEL = 0.05
 _SAME_SIDE = 1e-6
@@ -73,7 +72,6 @@ class Sense:
         self._acquired = {name for name, row in rows.items() if is_acquired(row)}
         self._today, self._max_days, self._remarks = today, max_days, remarks
         self._centres: dict[str, list[_Centre]] = {}
-        self._num_centres = 0
 
     def check(self, key: str, meta: SampleMeta, seen: Seen) -> None:
         """One sample by its meta data and its parts."""
@@ -84,12 +82,13 @@ class Sense:
     def finish(self) -> None:
         """Compare the centres of transforms with the coordinates of their samples."""
         for crs, centres in self._centres.items():
-            found = _to_degrees(crs, centres)
-            if found is None:
+            parsed = _parse_crs(crs)
+            found = parsed and to_degrees(parsed, [(c.x, c.y) for c in centres])
+            if not found:
                 what = f"a CRS that is not understood ({crs})"
                 self._warn("meta", what, _BUILD, centres[0].key)
                 continue
-            for centre, lon, lat in zip(centres, *found, strict=True):
+            for centre, (lon, lat) in zip(centres, found, strict=True):
                 apart_m = _distance_m(centre.lon, centre.lat, lon, lat)
                 if not apart_m <= centre.half_m:
                     what = "lon and lat more than half a tile from the centre of the transform"
@@ -130,12 +129,11 @@ class Sense:
             what = f"a transform whose pixels are not those of the {GRID_M:g} m grid"
             todo = "gsd_m of the maps' rows is not what their files say: correct it and build again"
             self._warn("meta", what, todo, f"{key} ({pixel_m:.4g} m)")
-        elif place and self._num_centres < _MAX_WARPED:
+        elif place:
             height, width = next(iter(seen.ground.values()))
-            x, y = _apply(meta.transform, width / 2 / GRID_M, height / 2 / GRID_M)
+            x, y = apply(meta.transform, width / 2 / GRID_M, height / 2 / GRID_M)
             centre = _Centre(key, *place, x, y, min(height, width) / 2)
             self._centres.setdefault(meta.crs, []).append(centre)
-            self._num_centres += 1
 
     def _check_days(self, key: str, meta: SampleMeta, seen: Seen) -> None:
         days = {name: day_of(text) for name, text in meta.times.items()}
@@ -200,20 +198,6 @@ def _parse_crs(text: str) -> Any:
         return CRS.from_user_input(text)
     except CRSError:
         return None
-
-
-def _to_degrees(crs: str, centres: list[_Centre]) -> tuple[list[float], list[float]] | None:
-    from rasterio.warp import transform
-
-    parsed = _parse_crs(crs)
-    if parsed is None:
-        return None
-    lon, lat = transform(parsed, "EPSG:4326", [c.x for c in centres], [c.y for c in centres])[:2]
-    return lon, lat
-
-
-def _apply(t: tuple[float, ...], col: float, row: float) -> tuple[float, float]:
-    return t[0] * col + t[1] * row + t[2], t[3] * col + t[4] * row + t[5]
 
 
 def _distance_m(lon: float, lat: float, other_lon: float, other_lat: float) -> float:

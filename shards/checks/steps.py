@@ -207,10 +207,11 @@ def _offset_finding(name: str, step: Step, source: Mapping[str, Any]) -> Finding
             "with data.filter.dates to be without it"
         )
     else:
+        # TerraMesh's option adds; it is no answer to values that are too high.
+        option = "" if size > 0 else " (for TerraMesh: source.harmonise_s2=true)"
         todo = (
             f"{'take 1,000 from' if size > 0 else 'add 1,000 to'} what was acquired from {OFFSET_DAY} "
-            "on before it is built (for TerraMesh: source.harmonise_s2=true), or train on one side "
-            "with data.filter.dates"
+            f"on before it is built{option}, or train on one side with data.filter.dates"
         )
     return Finding("warning", "semantics", name, what, todo)
 

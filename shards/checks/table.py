@@ -17,7 +17,7 @@ from shards.dataset import Dataset
 from shards.errors import ShardError
 from shards.filters import samples_columns
 from shards.keys import Keys
-from shards.manifest import read_manifest
+from shards.manifest import SAMPLES, read_manifest
 from shards.plan import grid_cells
 from shards.splitting import FOLDER, read_splitting
 
@@ -51,7 +51,7 @@ class Splits:
 
 def check_table(report: Report, dataset: Dataset) -> Table | None:
     """Compare the table with the index; its columns when it belongs to this data set."""
-    where = dataset.path / "samples.parquet"
+    where = dataset.path / SAMPLES
     try:
         if not _same_keys(_column(dataset, "key"), dataset.keys):
             report.error("semantics", where, "its keys differ from the index's", _REMAKE)
@@ -80,7 +80,7 @@ def check_places(report: Report, table: Table, tar: Path, start: int, columns: C
     num = int((known & ~(apart <= _SAME_PLACE_DEG)).sum())
     if num:
         what = f"its lon and lat differ from those of {num} samples of {tar}"
-        report.error("semantics", report.path / "samples.parquet", what, _REMAKE)
+        report.error("semantics", report.path / SAMPLES, what, _REMAKE)
 
 
 def build_splits(dataset: Dataset) -> Splits:
@@ -197,7 +197,7 @@ def _arrow_keys(keys: Any) -> Any:
 def _codes(column: Any, dataset: Dataset) -> np.ndarray:
     """Positions in the manifest's list of splits; -1 for names it lacks."""
     names = list(dataset.manifest["splits"])
-    encoded = column.dictionary_encode()
+    encoded = column.fill_null("").dictionary_encode()
     known = [names.index(n) if n in names else -1 for n in encoded.dictionary.to_pylist()]
     return np.array(known, np.int64)[encoded.indices.to_numpy(zero_copy_only=False)]
 

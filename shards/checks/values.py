@@ -12,8 +12,10 @@ def strange_values(array: np.ndarray, row: Modality) -> list[str]:
     """What deserves a look in an array of the right type: nothing, or phrases."""
     if not row.is_map:
         low, high = row.valid_range or (-np.inf, np.inf)
-        outside = not np.isfinite(array).all() or array.min() < low or array.max() > high
-        return ["values out of range"] if outside else []
+        # A row with a nodata value allows for it; one without has nothing that may be missing.
+        values = array if row.nodata is None else array[valid_pixels(array, row)]
+        inside = np.isfinite(values) & (values >= low) & (values <= high)
+        return [] if inside.all() else ["values out of range"]
     found = []
     valid = valid_pixels(array, row)
     values = array if valid.all() else array[valid]

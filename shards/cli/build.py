@@ -14,6 +14,7 @@ from shards.cli.output import (
     print_table,
     settings_of,
 )
+from shards.defaults import LEASE_S
 
 if TYPE_CHECKING:
     from shards.build import BuildResult
@@ -51,7 +52,7 @@ def build(
     lease: Annotated[
         float,
         typer.Option(help="--array: seconds without a sign of life until work is taken over."),
-    ] = 120.0,
+    ] = LEASE_S,
     quiet: QuietOption = False,
     as_json: JsonOption = False,
 ):

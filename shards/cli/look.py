@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from shards.cli.output import Folder, JsonOption, QuietOption, print_json, print_table
+from shards.defaults import MAX_DAYS
 from shards.errors import ShardError
 
 _MAX_SHOWN = 100
@@ -23,7 +24,7 @@ def verify(
     seed: Annotated[int, typer.Option(help="Which shards --sample draws.")] = 0,
     max_days: Annotated[
         int, typer.Option(min=0, help="So far apart may a sample's acquisitions be.")
-    ] = 45,
+    ] = MAX_DAYS,
     quiet: QuietOption = False,
     as_json: JsonOption = False,
 ):

@@ -76,12 +76,15 @@ def merge(
     allow_leakage: Annotated[
         bool, typer.Option("--allow-leakage", help="Even if a grid cell gets into two splits.")
     ] = False,
+    without_added: Annotated[
+        bool, typer.Option("--without-added", help="Leave behind what was added after the builds.")
+    ] = False,
     as_json: JsonOption = False,
 ):
     """Make one data set of several, by links to their shards."""
     from shards.merge import merge as run_merge
 
-    manifest = run_merge(out, sources, allow_leakage=allow_leakage)
+    manifest = run_merge(out, sources, allow_leakage=allow_leakage, without_added=without_added)
     row = {
         "samples": manifest["num_samples"],
         "shards": len(manifest["shards"]),
@@ -140,15 +143,19 @@ def repair(
             {
                 "path": str(path),
                 "shards": done.shards,
+                "head": done.head,
                 "extras": done.extras,
                 "fingerprint": done.result.fingerprint,
                 "quarantined": done.result.num_quarantined,
             }
         )
         return
-    print(f"{path}: {len(done.shards)} shards made anew, fingerprint {done.result.fingerprint}")
+    anew = " and the files over all shards" if done.head else ""
+    print(
+        f"{path}: {len(done.shards)} shards{anew} made anew, fingerprint {done.result.fingerprint}"
+    )
     for name in done.shards:
         print(f"  {name}")
-    for name in done.extras:
-        folder = "/".join(name.split("/")[:2])
-        print(f"  {name} is damaged too: remove {path / folder} and make it again")
+    for folder in dict.fromkeys("/".join(name.split("/")[:2]) for name in done.extras):
+        what = "is of the data set as it was" if salvage and done.shards else "is damaged too"
+        print(f"  {folder} {what}: remove {path / folder} and make it again")

@@ -28,7 +28,10 @@ def to_row(
     `where` names the file in errors. Raises SampleError if a value would be lost.
     """
     target = np.dtype(row.dtype)
-    if invalid is None or row.nodata is None:
+    if invalid is None or row.nodata is None or not invalid.any():
+        if np.can_cast(pixels.dtype, target):
+            # Nothing to replace and nothing that could be lost: most maps of most sources.
+            return np.ascontiguousarray(pixels, target)
         invalid = np.zeros(pixels.shape, bool)
     values = np.where(invalid, pixels.dtype.type(0), pixels)
     if target.kind in "iu":

@@ -26,6 +26,7 @@ from shards.codec import decode_blosc2
 from shards.errors import SampleError
 from shards.sample import Part, SampleMeta
 from shards.sources.convert import invalid_pixels, to_row
+from shards.sources.maps import iso_day
 from shards.sources.own_rows import hot
 
 _MAPS: tuple[Kind, ...] = ("image", "classes")
@@ -73,7 +74,7 @@ def decode_meta_json(data: bytes, source: str, where: str) -> SampleMeta:
             lat=lat,
             crs=str(crs) if crs is not None else None,
             transform=_six(transform) if transform is not None else None,
-            times=_texts(values.get("times")),
+            times={name: _day(text) for name, text in _texts(values.get("times")).items()},
             source=source,
             cloud=_number(values.get("cloud")),
             products=_texts(values.get("products")),
@@ -178,6 +179,13 @@ def _number(value: Any) -> float | None:
 def _six(values: Any) -> tuple[float, float, float, float, float, float]:
     a, b, c, d, e, f = map(float, values)
     return (a, b, c, d, e, f)
+
+
+def _day(text: str) -> str:
+    day = iso_day(text)
+    if day is None:
+        raise ValueError(f"{text!r} is not a day")
+    return day
 
 
 def _texts(values: Any) -> dict[str, str]:

@@ -237,8 +237,12 @@ def _lonlat(band: Band | None) -> tuple[float, float] | None:
 def _classes(label: Any, num: int, path: Path) -> Sequence[int]:
     """The classes of a label: one number, numbers, or a 0 or 1 for each of `num` classes."""
     listed = label.tolist() if isinstance(label, np.ndarray) else label
-    values = [plain(v) for v in (listed if isinstance(listed, list | tuple) else [listed])]
-    if not all(isinstance(v, int | float) and float(v).is_integer() for v in values):
+    try:
+        values = [plain(v) for v in (listed if isinstance(listed, list | tuple) else [listed])]
+        whole = all(isinstance(v, int | float) and float(v).is_integer() for v in values)
+    except (ValueError, OverflowError):
+        whole = False
+    if not whole:
         raise SampleError(f"{path}: the label {label!r} is neither a class nor a list of classes")
     if len(values) == num > 1 and set(values) <= {0, 1}:
         return [i for i, value in enumerate(values) if value]

@@ -1,6 +1,7 @@
 """Where a map lies, told in pixels of 10 m so that maps of any pixel size compare."""
 
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from configs.schema.modality import Modality
@@ -39,7 +40,7 @@ def difference(a: Grid, b: Grid) -> str | None:
     apart = max(
         abs(p - q)
         for corner in ((0.0, 0.0), (a.width, a.height))
-        for p, q in zip(_apply(a.transform, *corner), _apply(b.transform, *corner), strict=True)
+        for p, q in zip(apply(a.transform, *corner), apply(b.transform, *corner), strict=True)
     )
     return f"bounds {apart:g} apart, more than half a pixel" if apart > pixel / 2 else None
 
@@ -76,12 +77,23 @@ def centre(file: Any, window: Window | None = None) -> tuple[float, float] | Non
 
 def centre_at(crs: Any, affine: Affine, height: int, width: int) -> tuple[float, float] | None:
     """Longitude and latitude of the middle of a map, degrees; None where there are none."""
+    found = to_degrees(crs, [apply(affine, width / 2, height / 2)])
+    return found[0] if found and math.isfinite(sum(found[0])) else None
+
+
+def to_degrees(crs: Any, places: Sequence[tuple[float, float]]) -> list[tuple[float, float]] | None:
+    """Places (x, y) in a CRS as longitude and latitude; None where no way leads from one to the other."""
+    # GDAL's own errors leave `transform` as they are, and rasterio has no public name for them.
+    from rasterio._err import CPLE_BaseError
+    from rasterio.errors import RasterioError
     from rasterio.warp import transform
 
-    x, y = _apply(affine, width / 2, height / 2)
-    found = transform(crs, "EPSG:4326", [x], [y])
-    lon, lat = float(found[0][0]), float(found[1][0])
-    return (lon, lat) if math.isfinite(lon + lat) else None
+    try:
+        lon, lat = transform(crs, "EPSG:4326", *zip(*places, strict=True))[:2]
+    except (RasterioError, CPLE_BaseError):
+        # A local grid says where its pixels lie to one another, and not where on Earth.
+        return None
+    return [(float(a), float(b)) for a, b in zip(lon, lat, strict=True)]
 
 
 def _whole(file: Any) -> Window:
@@ -93,9 +105,10 @@ def _georeferenced(file: Any) -> bool:
 
 
 def _moved(affine: Affine, window: Window) -> Affine:
-    x, y = _apply(affine, window.col_off, window.row_off)
+    x, y = apply(affine, window.col_off, window.row_off)
     return (affine[0], affine[1], x, affine[3], affine[4], y)
 
 
-def _apply(t: tuple[float, ...], col: float, row: float) -> tuple[float, float]:
+def apply(t: tuple[float, ...], col: float, row: float) -> tuple[float, float]:
+    """Where an affine transform (a, b, c, d, e, f) puts a column and row."""
     return t[0] * col + t[1] * row + t[2], t[3] * col + t[4] * row + t[5]

@@ -11,7 +11,6 @@
 """
 
 import contextlib
-import fcntl
 import http.client
 import os
 import time
@@ -25,7 +24,7 @@ from typing import Any, BinaryIO
 import xxhash
 
 from shards.errors import SourceError
-from shards.files import disk_errors, fsync_folder
+from shards.files import disk_errors, fsync_folder, hold_lock
 
 _TIMEOUT_S = 60
 _NUM_TRIES = 6
@@ -60,7 +59,8 @@ class RemoteFolder:
         with self._locked(name):
             with contextlib.suppress(FileNotFoundError):
                 file = path.open("rb")
-                os.utime(path)
+                # By descriptor: thrown out in this moment, it is still ours to read.
+                os.utime(file.fileno())
                 return file
             return self._fetch(f"{self._url}/{urllib.parse.quote(name)}", path)
 
@@ -140,12 +140,8 @@ class RemoteFolder:
         locks = self._cache / _LOCKS
         with disk_errors(self._cache):
             locks.mkdir(parents=True, exist_ok=True)
-            fd = os.open(locks / urllib.parse.quote(name, safe=""), os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX)
+        with hold_lock(locks / urllib.parse.quote(name, safe="")):
             yield
-        finally:
-            os.close(fd)
 
 
 def _request(url: str, start: int = 0, etag: str = "") -> Any:

@@ -35,7 +35,8 @@ def walk(fd: int) -> Iterator[Member]:
     while True:
         block = os.pread(fd, BLOCK_BYTES, offset)
         try:
-            header = parse_header(block)
+            # The name of a header may be cut anywhere where another one tells it whole.
+            header = parse_header(block, errors="replace")
         except DamagedError as error:
             raise DamagedError(f"at byte {offset}: {error}") from error
         if header is None:
@@ -46,6 +47,8 @@ def walk(fd: int) -> Iterator[Member]:
             told |= _extension(kind, os.pread(fd, min(num_bytes, _MAX_EXTENSION_BYTES), start))
         else:
             num_bytes = int(told.get("size", num_bytes))
+            if num_bytes < 0:
+                raise DamagedError(f"at byte {offset}: a member of {num_bytes} bytes")
             if kind in _FILES:
                 yield Member(told.get("path") or _with_prefix(block, header.name), start, num_bytes)
             told = {}

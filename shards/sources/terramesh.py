@@ -279,8 +279,8 @@ def offset_was_taken(product: str | None, day: str | None) -> bool:
 
 def _variables(store: ZarrZip) -> dict[str, np.ndarray]:
     """The variables of a sample's store, without the axis of its only date."""
-    found = {name: store.read(name) for name in ("bands", "band", "x", "y") if name in store}
-    bands = store.read("bands")
+    found = {name: store.read(name) for name in ("band", "x", "y") if name in store}
+    bands = found["bands"] = store.read("bands")
     if bands.ndim == 4:
         if bands.shape[0] != 1:
             raise SampleError(f"{store.where}: {bands.shape[0]} dates, TerraMesh has one a sample")

@@ -160,8 +160,6 @@ def _band_name(name: str, aliases: Mapping[str, str]) -> str:
 
 def _to_row(pixels: np.ndarray, row: Modality, where: str) -> np.ndarray:
     """The same values in the registry's type. Raises SampleError where they do not fit."""
-    if np.can_cast(pixels.dtype, row.dtype, "safe"):
-        return np.ascontiguousarray(pixels, row.dtype)
     if row.name in _ROUNDED and pixels.dtype.kind == "f":
         pixels = np.rint(pixels)
     return to_row(pixels, invalid_pixels(pixels, None), row, where)

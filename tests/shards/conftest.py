@@ -7,7 +7,10 @@ import pytest
 
 from shards.build import build
 from shards.dataset import Dataset, open_dataset
+from shards.sample import Sample
+from shards.sources.base import refs_of
 from tests.shards.helpers import config_for, make_collection
+from tests.shards.synthetic_world import NUM_SAMPLES, source_of
 from tests.shards.zarr_twins import make_terramesh
 
 
@@ -43,3 +46,10 @@ def terramesh(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def own_terramesh(terramesh: Path, tmp_path: Path) -> Path:
     """A TerraMesh to be damaged."""
     return Path(shutil.copytree(terramesh, tmp_path / "terramesh"))
+
+
+@pytest.fixture(scope="session")
+def world() -> list[Sample]:
+    """All samples of a small synthetic Earth that lacks nothing."""
+    source = source_of(num_samples=NUM_SAMPLES, missing=0)
+    return [source.read(ref) for ref in refs_of(source.listing())]

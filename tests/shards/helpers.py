@@ -1,5 +1,6 @@
 """A tiny GeoTIFF collection, and ways to build it in this process, in another one, or under MPI."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -13,11 +14,33 @@ import rasterio
 from configs.load import parse_config
 from configs.registry import modality
 from configs.schema import ShardsConfig
+from shards.dataset import Dataset
 
 ROOT = Path(__file__).parents[2]
 TERRAMESH = ROOT.parent / "shared" / "data" / "terramesh_samples"
 PX = 24
 FILE_DTYPES = {"S2L2A": "int16", "S1RTC": "float64", "DEM": "int16", "LULC": "uint8"}
+
+
+KILL = """
+import os, pathlib, signal, sys
+from shards.__main__ import main
+from shards.sources.geotiff import GeoTiffSource
+
+def deadly(function, after):
+    calls = iter(range(10**9))
+    def wrapped(*args, **kwargs):
+        if next(calls) == after:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return function(*args, **kwargs)
+    return wrapped
+
+what, after, *arguments = sys.argv[1:]
+owner = {"read": GeoTiffSource, "rename": pathlib.Path}[what]
+setattr(owner, what, deadly(getattr(owner, what), int(after)))
+main(arguments)
+"""
+"""A command line that ends its process at the n-th call: `read|rename N ARGUMENTS`."""
 
 
 def write_tiff(
@@ -123,6 +146,13 @@ def run_shards(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+def run_json(*arguments: str | Path) -> dict:
+    """What a command says with `--json`, which must end well."""
+    done = run_shards(*map(str, arguments), "--json")
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
 def mpi_command(num_ranks: int, arguments: Sequence[str]) -> list[str]:
     """`python ARGUMENTS` under mpiexec, on any machine: more ranks than cores, root allowed."""
     mpiexec = shutil.which("mpiexec", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
@@ -147,3 +177,19 @@ def contents(folder: Path) -> dict[str, bytes]:
         for p in sorted(folder.rglob("*"))
         if p.is_file() and p.name != ".lock"
     }
+
+
+def stacked(dataset: Dataset, name: str, split: str | None) -> np.ndarray:
+    """All measured values of a modality, band by band: [C, pixels]."""
+    parts = [np.asarray(dataset.read(int(i), [name])[name]) for i in dataset.select(split, [name])]
+    return np.concatenate([p.reshape(len(p), -1) for p in parts], axis=1).astype(np.float64)
+
+
+def damage(path: Path) -> None:
+    """Keep the listing as it is and make the pixels unreadable."""
+    path.write_bytes(path.read_bytes()[:200] + bytes(path.stat().st_size - 200))
+
+
+def quarantine(out: Path) -> list[dict[str, str]]:
+    """What a build has left out."""
+    return [json.loads(line) for line in (out / "quarantine.jsonl").read_text().splitlines()]

@@ -1,5 +1,6 @@
 """Builds by processes that know of each other by files alone."""
 
+import json
 import os
 import signal
 import subprocess
@@ -14,7 +15,7 @@ import pytest
 
 from shards import array
 from shards.array import build_array
-from shards.build import build
+from shards.build import build, hold_alone
 from shards.claims import Claims, live_claims
 from shards.errors import ShardError
 from shards.status import build_status
@@ -133,9 +134,7 @@ def test_a_data_set_with_a_hole_does_not_look_whole(
 
 
 def test_an_array_task_and_a_whole_build_do_not_mix(collection: Path, tmp_path: Path) -> None:
-    from shards.build import _locked
-
-    with _locked(tmp_path / "out"), pytest.raises(ShardError, match="is writing to"):
+    with hold_alone(tmp_path / "out"), pytest.raises(ShardError, match="is writing to"):
         build_array(config_for(collection, tmp_path / "out"), quiet=True)
 
 
@@ -167,3 +166,61 @@ def test_status_tells_how_far_a_build_is(collection: Path, built: Path, tmp_path
     assert claimed["state"] == "building"
     assert claimed["claims"][0]["pid"] == os.getpid()
     assert build_status(out)["state"] == "stopped"
+
+
+def test_a_task_that_only_seemed_dead_goes_on_with_the_rest(
+    collection: Path, built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    fill, taken = array.fill_shard, []
+
+    def too_slow(site: Any, task: Any, idle: Any) -> Any:
+        done = fill(site, task, idle)
+        if not taken:
+            # Another task took over, wrote the shard, gave its claim back and swept what was begun here.
+            taken.append(task)
+            (out / "claims" / f"{task.shard.path.replace('/', '-')}.claim").unlink()
+            raise ShardError("the temporary file is gone")
+        return done
+
+    monkeypatch.setattr(array, "fill_shard", too_slow)
+    assert build_array(config_for(collection, out), quiet=True).num_built == 2
+    assert without_claims(out) == contents(built)
+
+
+def test_quarantine_tells_all_faults_when_there_are_too_many(tmp_path: Path) -> None:
+    source = make_collection(tmp_path / "in", num=9)
+    config = config_for(source, tmp_path / "out", samples_per_shard=1, splits={"train": 1.0})
+    for number in (3, 5, 7):
+        (source / "DEM" / f"place{number}.tif").write_bytes(b"no tiff")
+    with pytest.raises(ShardError, match="max_bad=2"):
+        build_array(config.model_copy(update={"max_bad": 2}), quiet=True)
+    told = (tmp_path / "out" / "quarantine.jsonl").read_text().splitlines()
+    assert {json.loads(line)["key"] for line in told} == {"place3", "place5", "place7"}
+
+
+def test_a_task_that_finds_everything_done_looks_at_no_shard(
+    collection: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build(config_for(collection, tmp_path / "out"), quiet=True)
+
+    def look(*_: object) -> None:
+        raise AssertionError("a shard was looked at")
+
+    monkeypatch.setattr(array, "_is_there", look)
+    assert build_array(config_for(collection, tmp_path / "out"), quiet=True).num_built == 0
+
+
+def test_the_rate_is_told_by_the_time_since_the_build_began(copy: Path) -> None:
+    (copy / "manifest.json").unlink()
+    now = time.time()
+    os.utime(copy / "plan.parquet", (now - 100, now - 100))
+    first, *others = sorted((copy / "train").glob("*.tar")) + sorted((copy / "val").glob("*.tar"))
+    for tar in others:
+        tar.unlink()
+    found = build_status(copy)
+    assert (found["samples_done"], found["samples_per_s"]) == (4, 0.04)
+    assert found["left_s"] == pytest.approx(150, abs=5)
+    os.utime(first, (now - 3600, now - 3600))
+    stopped = build_status(copy)
+    assert (stopped["samples_per_s"], stopped["left_s"]) == (0, None)

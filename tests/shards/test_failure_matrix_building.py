@@ -36,17 +36,19 @@ from shards.verify import verify
 from shards.writer import ShardWriter
 from tests.shards.geobench_twin import S2, optical, write_sample, write_task
 from tests.shards.helpers import (
+    KILL,
     ROOT,
     command_for,
     config_for,
     contents,
+    damage,
     make_collection,
+    quarantine,
     run_mpi,
     run_shards,
     source_config,
     write_tiff,
 )
-from tests.shards.test_build import KILL, damage, quarantine
 from tests.shards.zarr_twins import variables, write_tar, zarr_zip
 
 

@@ -129,8 +129,12 @@ def test_listings_that_cannot_be_planned_say_why() -> None:
         planned([ref, ref])
     with pytest.raises(SampleError, match="%2E"):
         planned([SampleRef("a.b", 0, 0, None, None, 1)])
-    with pytest.raises(ShardError, match="'extra' cannot name a split"):
-        planned([ref], splits={"extra": 1.0})
+
+
+@pytest.mark.parametrize("name", ["extra", "claims", "splits", "salvage", "a/b"])
+def test_a_split_is_not_called_like_another_folder_of_a_data_set(name: str) -> None:
+    with pytest.raises(ShardError, match=f"'{name}' cannot name a split"):
+        planned([SampleRef("k", 0, 0, None, None, 1)], splits={name: 1.0})
 
 
 def test_the_source_may_say_the_splits() -> None:

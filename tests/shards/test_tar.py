@@ -1,5 +1,8 @@
 import gc
 import io
+import shutil
+import subprocess
+import sys
 import tarfile
 from pathlib import Path
 
@@ -14,6 +17,7 @@ from shards.errors import DamagedError, SampleError, ShardError
 from shards.index import committed, index_path, member_layout, read_index
 from shards.tar import END, check_key, escape_key, header, parse_header
 from shards.writer import ShardWriter
+from tests.shards.helpers import ROOT
 
 
 def tars(built: Path) -> list[Path]:
@@ -167,3 +171,24 @@ def test_absent_parts_are_cleared_bits_and_zero_records(tmp_path: Path) -> None:
     assert index.entries[0, 0].tolist() == (0, 0, 0)
     with tarfile.open(fileobj=io.BytesIO((tmp_path / "s.tar").read_bytes())) as archive:
         assert archive.getnames() == ["k.b.txt"]
+
+
+OPEN_MANY = """
+import resource, sys
+from pathlib import Path
+from shards.index import read_index
+
+resource.setrlimit(resource.RLIMIT_NOFILE, (40, 40))
+kept = [read_index(path) for path in Path(sys.argv[1]).glob("*.idx")]
+print(sum(len(index.keys) for index in kept))
+"""
+
+
+def test_indices_of_more_shards_than_files_may_be_open_are_read(
+    built: Path, tmp_path: Path
+) -> None:
+    for number in range(100):
+        shutil.copy(built / "train" / "shard-000000.idx", tmp_path / f"shard-{number:06d}.idx")
+    command = [sys.executable, "-c", OPEN_MANY, str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.stdout == "400\n", done.stderr

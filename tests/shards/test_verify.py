@@ -105,6 +105,17 @@ def test_following_the_advice_heals(copy: Path, collection: Path) -> None:
     assert verify(copy).ok
 
 
+def test_a_vector_may_hold_its_nodata_and_nothing_else_that_is_no_number() -> None:
+    era5 = modality("ERA5")
+    values = np.zeros(era5.num_bands, np.float32)
+    values[3] = np.nan
+    assert strange_values(values, era5) == []
+    values[3] = np.inf
+    assert strange_values(values, era5) == []
+    strict = era5.model_copy(update={"nodata": None})
+    assert strange_values(values, strict) == ["values out of range"]
+
+
 def test_a_foreign_samples_table_is_told(copy: Path, tmp_path: Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq

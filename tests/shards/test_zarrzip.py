@@ -153,6 +153,7 @@ def zipped(**members: bytes) -> bytes:
         (zipped(a=b""), "no readable .zmetadata: not a consolidated zarr store, format 2"),
         (zipped(**{".zmetadata": b"[1, 2]"}), "not a consolidated zarr store"),
     ],
+    ids=["nothing", "no zip", "no metadata", "other metadata"],
 )
 def test_what_is_no_store_is_told(data: bytes, told: str) -> None:
     with pytest.raises(SampleError, match=told):

@@ -1,0 +1,88 @@
+"""Modalities of another source, added to a finished data set."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from shards.add import add_modalities
+from shards.build import build
+from shards.dataset import open_dataset
+from shards.errors import ShardError
+from shards.verify import verify
+from tests.shards.helpers import (
+    command_for,
+    config_for,
+    contents,
+    make_collection,
+    run_json,
+    run_shards,
+    stacked,
+    tiny_array,
+)
+
+
+def test_a_modality_of_another_source_is_added_by_key(collection: Path, tmp_path: Path) -> None:
+    old = Path(shutil.copytree(collection, tmp_path / "old"))
+    late = tmp_path / "late"
+    late.mkdir()
+    shutil.move(old / "LULC", late / "LULC")
+    (late / "LULC" / "place3.tif").write_bytes(b"no tiff")
+    (late / "LULC" / "place2.tif").unlink()
+    out = tmp_path / "set"
+    build(config_for(old, out), quiet=True)
+    before = contents(out)
+    command = [*command_for(late, out)[1:], "--json"]
+    refused = run_shards("add-modality", str(out), *command)
+    assert refused.returncode == 2
+    assert "place3: " in refused.stderr
+    done = run_shards("add-modality", str(out), *command, "max_bad=1", "--modalities", "LULC")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["added"][0]["present"] == 5
+    assert before.items() <= contents(out).items()
+    dataset = open_dataset(out)
+    assert list(dataset.modalities) == ["S2L2A", "S1RTC", "DEM", "LULC", "coordinates", "date"]
+    assert dataset.extras == ()
+    for i, key in enumerate(dataset.keys):
+        number = int(key.removeprefix("place"))
+        part = dataset.read(i, ["LULC"])
+        if number % 4 == 1 or number in (2, 3):
+            assert part == {}
+        else:
+            np.testing.assert_array_equal(part["LULC"], tiny_array("LULC", number))
+    assert dataset.class_counts["LULC"].sum() == stacked(dataset, "LULC", "train").size
+    assert verify(out).errors == []
+    described = run_json("inspect", out)
+    assert [m["modality"] for m in described["modalities"]].count("LULC") == 1
+
+
+def test_max_bad_bounds_the_whole_addition_however_often_it_is_stopped(tmp_path: Path) -> None:
+    source = make_collection(tmp_path / "in", num=8)
+    late = tmp_path / "late"
+    late.mkdir()
+    shutil.move(source / "DEM", late / "DEM")
+    out = tmp_path / "set"
+    build(config_for(source, out, samples_per_shard=1, splits={"train": 1.0}), quiet=True)
+    for number in (1, 4, 6):
+        (late / "DEM" / f"place{number}.tif").write_bytes(b"no tiff")
+    for _ in range(3):
+        with pytest.raises(ShardError, match="more than max_bad=2 parts"):
+            add_modalities(open_dataset(out), config_for(late, out, max_bad=2), quiet=True)
+    (added,) = add_modalities(open_dataset(out), config_for(late, out, max_bad=3), quiet=True)
+    assert {fault.key for fault in added.faults} == {"place1", "place4", "place6"}
+    assert added.num_present == 5
+
+
+def test_a_damaged_note_beside_an_added_shard_is_told(tmp_path: Path, collection: Path) -> None:
+    source = Path(shutil.copytree(collection, tmp_path / "in"))
+    late = tmp_path / "late"
+    late.mkdir()
+    shutil.move(source / "LULC", late / "LULC")
+    out = tmp_path / "set"
+    build(config_for(source, out), quiet=True)
+    add_modalities(open_dataset(out), config_for(late, out), quiet=True)
+    (out / "extra" / "LULC" / "train" / "shard-000000.json").write_text("{}")
+    with pytest.raises(ShardError, match=r"shard-000000\.json.*remove it with its \.tar"):
+        add_modalities(open_dataset(out), config_for(late, out), ["LULC"], quiet=True)
