@@ -41,6 +41,9 @@ def train(config: ConfigOption, overrides: Overrides = None) -> None:
     if _finished(loaded.out / "DONE", loaded):
         _tell(f"{_title(loaded):<18} already done: {loaded.out}")
         return
+    if (loaded.out / "KILL").exists():
+        _tell(f"{_title(loaded):<18} called off: remove {loaded.out / 'KILL'} to go on")
+        raise typer.Exit(65)
     _exit_with(lambda: _train(loaded))
 
 
@@ -92,7 +95,7 @@ def report(
 
 
 def _train(config: Stage1Config | Stage2Config) -> int:
-    from pipeline.engine.loop import quiet_torch, train
+    from pipeline.engine.run import quiet_torch, train
     from shards import open_data
 
     quiet_torch()

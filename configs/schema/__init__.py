@@ -9,8 +9,12 @@ from configs.schema.data import DataConfig, MixedIn, SampleFilter
 from configs.schema.engine import (
     CheckpointConfig,
     EngineConfig,
+    GuardConfig,
+    OffloadConfig,
     OptimizerConfig,
+    ProfilerConfig,
     ScheduleConfig,
+    WatchConfig,
 )
 from configs.schema.experiment import ExperimentConfig, GenerateStep, StepConfig
 from configs.schema.generate import GenerateConfig
@@ -57,11 +61,14 @@ __all__ = [
     "GeoBenchSourceConfig",
     "GeoTiffListSourceConfig",
     "GeoTiffSourceConfig",
+    "GuardConfig",
     "MMEarthSourceConfig",
     "MaskedConfig",
     "MixedIn",
     "Modality",
+    "OffloadConfig",
     "OptimizerConfig",
+    "ProfilerConfig",
     "RunConfig",
     "SampleFilter",
     "ScheduleConfig",
@@ -75,6 +82,7 @@ __all__ = [
     "TerraMeshSourceConfig",
     "TokenizeConfig",
     "TokenizerConfig",
+    "WatchConfig",
     "WebDatasetSourceConfig",
     "WordPieceConfig",
 ]

@@ -10,7 +10,7 @@ slices of all world sizes tile the same global batch.
 import queue
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from pipeline.data.cursor import cursors
 from pipeline.data.order import Stream
 from shards import DamagedError
 
@@ -70,6 +71,7 @@ class Damage:
 class Loader:
     """Endless steps of micro-batches, read ahead by `readers` threads.
 
+    The first step starts at `cursor`, or behind it: none touches a stretch of `left_out`.
     `sample(index, rng)` reads and transforms one sample; `collate(samples)` makes a batch. A damaged
     sample is replaced by one drawn for its position, whichever rank meets it: ranks stay in step and
     a run that is started again sees the same. `take_damage` tells of it. Any other error in a thread
@@ -85,6 +87,7 @@ class Loader:
         cursor: int = 0,
         prefetch: int = 2,
         readers: int = 1,
+        left_out: Iterable[tuple[int, int]] = (),
     ):
         self._order, self._sample, self._collate, self._part = order, sample, collate, part
         self._queue: queue.Queue[list[Batch] | BaseException] = queue.Queue(
@@ -93,7 +96,8 @@ class Loader:
         self._stop = threading.Event()
         self._damage: queue.SimpleQueue[Damage] = queue.SimpleQueue()
         self._pool = ThreadPoolExecutor(readers, thread_name_prefix="reader")
-        self._thread = threading.Thread(target=self._run, args=(cursor,), daemon=True)
+        starts = cursors(cursor, part.global_batch, left_out)
+        self._thread = threading.Thread(target=self._run, args=(starts,), daemon=True)
         self._thread.start()
 
     def __iter__(self) -> Iterator[list[Batch]]:
@@ -120,13 +124,12 @@ class Loader:
                 self._thread.join(timeout=0.05)
         self._pool.shutdown(cancel_futures=True)
 
-    def _run(self, cursor: int) -> None:
+    def _run(self, starts: Iterator[int]) -> None:
         try:
             # One step more than is being collated keeps all readers busy.
-            coming = deque([self._begin(cursor)])
+            coming = deque([self._begin(next(starts))])
             while not self._stop.is_set():
-                cursor += self._part.global_batch
-                coming.append(self._begin(cursor))
+                coming.append(self._begin(next(starts)))
                 self._put([self._batch(futures) for futures in coming.popleft()])
         except BaseException as error:  # handed to the consumer, which raises it
             self._put(error)

@@ -2,13 +2,14 @@
 
     RUN/checkpoints/
       step-00000200/                committed: every file is as the manifest says
-        MANIFEST.json               step, cursor, world size, identity, versions, files with digests
-        zero/...                    DeepSpeed's model and optimizer parts, one per rank
-        rng-0000.pt                 torch's generators of each rank
+        MANIFEST.json               step, cursor, world size, identity, versions, scalars, files
+        rank-0000.safetensors       what rank 0 answers for of model and optimizer, its generators
       step-00000300.tmp/            being written, or left by a crash; swept by the next save
 
-Saving: room is checked, all ranks write into the temporary folder and meet, rank 0 writes the manifest,
-flushes, renames. Loading: rank 0 finds the newest commit that verifies and tells the others.
+Saving: every rank copies its pieces to host memory, which is all that training waits for, and a thread
+writes them. Each step's vote tells the ranks when all have written; then rank 0 writes the manifest,
+flushes, renames. Loading: the newest commit that verifies, the same on every rank, which check the
+files between them. Any number of ranks reads any commit: see `statefile`.
 """
 
 import json
@@ -16,69 +17,114 @@ import os
 import shutil
 import warnings
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 import xxhash
 
+from pipeline.engine.base import Piece, Scalars
 from pipeline.engine.distributed import World
 from pipeline.engine.errors import CheckpointError
+from pipeline.engine.statefile import Snapshot, Written, file_name
 
 MANIFEST = "MANIFEST.json"
+FORMAT = 2
 
 
 @dataclass(frozen=True)
 class Commit:
-    """The manifest of one committed checkpoint."""
+    """The manifest of one committed checkpoint.
+
+    `scalars` are the optimizer's numbers, `guard` what the guard remembers.
+    """
 
     step: int
     cursor: int
     world_size: int
     identity: dict[str, Any]
     versions: dict[str, str]
+    scalars: Scalars = field(default_factory=dict)
+    guard: dict[str, Any] = field(default_factory=dict)
     files: dict[str, dict[str, Any]] = field(default_factory=dict)
+    format: int = FORMAT
 
 
 class CheckpointStore:
-    """The commits of one run."""
+    """The commits of one run.
 
-    def __init__(self, folder: Path, world: World, keep_last: int):
-        self.folder, self._world, self._keep_last = folder, world, keep_last
+    `begin` starts a save; `advance`, called at every vote, carries it on; `finish` waits for it. All
+    ranks call each of them at the same place. A save that fails raises CheckpointError on all of them;
+    earlier commits stay.
+    """
 
-    def save(
-        self, commit: Commit, write_parts: Callable[[Path], None], needed_bytes: int = 0
-    ) -> Path:
-        """Write and commit. All ranks must call it; `write_parts(folder)` writes each rank's part.
+    def __init__(self, folder: Path, world: World, keep_last: int, keep_every_steps: int = 0):
+        self.folder, self._world = folder, world
+        self._keep_last, self._keep_every = keep_last, keep_every_steps
+        self._snapshot = Snapshot()
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="commit")
+        self._work: Future[Any] | None = None
+        self._pending: Commit | None = None
+        self._parts_written = False
 
-        Raises CheckpointError on every rank when `needed_bytes` are not free or any rank could not
-        write; earlier commits stay.
-        """
-        final = self.folder / f"step-{commit.step:08d}"
-        temporary = final.with_suffix(".tmp")
-        problem: str | None = None
+    @property
+    def is_saving(self) -> bool:
+        return self._pending is not None
+
+    @property
+    def state(self) -> tuple[int, int]:
+        """This rank's (busy, failed), to be summed over the ranks and given to `advance`."""
+        if self._work is None or not self._work.done():
+            return int(self._work is not None), 0
+        return 0, int(self._work.exception() is not None)
+
+    def begin(self, commit: Commit, pieces: list[Piece]) -> None:
+        """Copy this rank's pieces and start writing them."""
+        self.finish()
+        num_bytes = self._snapshot.take(pieces)
+        temporary = self._temporary(commit)
+        needed = sum(self._world.gather(num_bytes))
+        problem = None
         if self._world.is_main:
-            problem = _attempt(lambda: self._prepare(temporary, needed_bytes))
-        problem = self._world.broadcast(problem)
-        if problem is None:
-            # Writing has collectives of its own. A rank that fails in it must not go on to a vote that
-            # the others, still waiting inside, would never reach: it leaves, and that ends their wait.
-            problem = _attempt(lambda: self._write_rank(temporary, write_parts))
-            if problem is None:
-                problem = _attempt(self._world.barrier)
-        if problem is None:
-            if self._world.is_main:
-                problem = _attempt(lambda: self._commit(commit, temporary, final))
-            problem = self._world.broadcast(problem)
-        if problem is not None:
-            if self._world.is_main:
-                shutil.rmtree(temporary, ignore_errors=True)
-            raise CheckpointError(
-                f"step {commit.step} could not be committed to {self.folder}: {problem}. Earlier commits "
-                "are untouched: free some space or mend the folder, then start the same command again"
-            )
+            problem = _attempt(lambda: self._prepare(temporary, needed))
+        self._refuse(commit, self._world.broadcast(problem))
+        path = temporary / file_name(self._world.rank)
+        self._work = self._writer.submit(self._snapshot.write, path)
+        self._pending, self._parts_written = commit, False
+
+    def advance(self, busy: float, failed: float) -> Path | None:
+        """Carry a save on, knowing how many ranks are busy and have failed; the folder once committed."""
+        commit = self._pending
+        if commit is None or (busy and not failed):
+            return None
+        if failed:
+            self._fail(commit)
+        assert self._work is not None
+        final = self.folder / f"step-{commit.step:08d}"
+        if self._parts_written:
+            self._work = self._pending = None
+            return final
+        written: list[Written] = self._world.gather(self._work.result())
+        self._parts_written = True
+        if self._world.is_main:
+            self._work = self._writer.submit(self._commit, commit, written, final)
+        return None
+
+    def finish(self) -> Path | None:
+        """Wait for a save that is under way; the folder it was committed to."""
+        final = None
+        while self._pending is not None:
+            if self._work is not None:
+                self._work.exception()  # waits
+            busy, failed = self._world.add(*self.state)
+            final = self.advance(busy, failed)
         return final
+
+    def abandon(self) -> None:
+        """Stop caring for a save under way: the process is leaving because of something else."""
+        self._pending = None
+        self._writer.shutdown(wait=False, cancel_futures=True)
 
     def latest(self) -> tuple[Path, Commit] | None:
         """The newest commit that verifies, the same on every rank; None when nothing was committed.
@@ -86,27 +132,28 @@ class CheckpointStore:
         A damaged commit is reported and passed over. Raises CheckpointError when commits exist and
         none of them is whole.
         """
-        found = self._world.broadcast(self._find_latest() if self._world.is_main else None)
-        if isinstance(found, str):
-            raise CheckpointError(found)
-        return found
-
-    def _find_latest(self) -> tuple[Path, Commit] | str | None:
         problems = []
-        for folder in committed(self.folder):
-            try:
-                commit = verify(folder)
-            except CheckpointError as error:
-                problems.append(str(error))
-                warnings.warn(f"{error}; trying the commit before it", stacklevel=2)
-                continue
-            return folder, commit
+        for folder in self._world.broadcast(
+            committed(self.folder) if self._world.is_main else None
+        ):
+            found = _verified(folder, self._world.rank, self._world.size)
+            answers = self._world.gather(found if isinstance(found, str) else None)
+            problem = next((a for a in answers if a is not None), None)
+            if problem is None:
+                assert isinstance(found, Commit)
+                return folder, found
+            problems.append(problem)
+            if self._world.is_main:
+                warnings.warn(f"{problem}; trying the commit before it", stacklevel=2)
         if problems:
-            return (
+            raise CheckpointError(
                 f"no commit in {self.folder} is whole: {'; '.join(problems)}. Restore the missing files, "
                 "or remove the folder to start from step 0"
             )
         return None
+
+    def _temporary(self, commit: Commit) -> Path:
+        return self.folder / f"step-{commit.step:08d}.tmp"
 
     def _prepare(self, temporary: Path, needed_bytes: int) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -119,31 +166,38 @@ class CheckpointStore:
             )
         temporary.mkdir()
 
-    def _write_rank(self, temporary: Path, write_parts: Callable[[Path], None]) -> None:
-        write_parts(temporary)
-        torch.save(_rng_state(), temporary / f"rng-{self._world.rank:04d}.pt")
-
-    def _commit(self, commit: Commit, temporary: Path, final: Path) -> None:
-        files = {}
-        for path in sorted(p for p in temporary.rglob("*") if p.is_file()):
-            # A copy of a conversion script that DeepSpeed puts beside the weights; not part of the state.
-            if path.suffix == ".py":
-                path.unlink()
-                continue
-            _fsync(path)
-            files[str(path.relative_to(temporary))] = {
-                "bytes": path.stat().st_size,
-                "xxh3_128": digest(path),
-            }
+    def _commit(self, commit: Commit, written: list[Written], final: Path) -> None:
+        """In rank 0's writer thread: the files are on disk, make them a commit."""
+        temporary = self._temporary(commit)
+        files = {w.name: {"bytes": w.num_bytes, "xxh3_128": w.digest} for w in written}
         manifest = temporary / MANIFEST
         manifest.write_text(json.dumps(asdict(commit) | {"files": files}, indent=1))
         _fsync(manifest)
+        _fsync(temporary)
         if final.exists():  # a damaged commit of the same step that was passed over on resume
             _discard(final)
         temporary.rename(final)
         _fsync(self.folder)
         for old in committed(self.folder)[self._keep_last :]:
-            _discard(old)
+            if not self._keep_every or int(old.name[5:]) % self._keep_every:
+                _discard(old)
+
+    def _fail(self, commit: Commit) -> None:
+        error = self._work.exception() if self._work is not None and self._work.done() else None
+        own = None if error is None else f"{type(error).__name__}: {error}"
+        answers = self._world.gather(own)
+        self._pending = self._work = None
+        self._refuse(commit, next((a for a in answers if a is not None), None))
+
+    def _refuse(self, commit: Commit, problem: str | None) -> None:
+        if problem is None:
+            return
+        if self._world.is_main:
+            shutil.rmtree(self._temporary(commit), ignore_errors=True)
+        raise CheckpointError(
+            f"step {commit.step} could not be committed to {self.folder}: {problem}. Earlier commits "
+            "are untouched: free some space or mend the folder, then start the same command again"
+        )
 
 
 def committed(folder: Path) -> list[Path]:
@@ -153,16 +207,27 @@ def committed(folder: Path) -> list[Path]:
     )
 
 
-def verify(folder: Path) -> Commit:
-    """Check every file of a commit against its manifest.
+def read_manifest(folder: Path) -> Commit:
+    """The manifest of a commit. Raises CheckpointError."""
+    try:
+        values = json.loads((folder / MANIFEST).read_text())
+        if values.get("format", 1) != FORMAT:
+            raise CheckpointError(
+                f"{folder} was written by another version of this project; go on with that version, "
+                "or start anew in another folder"
+            )
+        return Commit(**values)
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{folder / MANIFEST} is not readable: {error}") from error
+
+
+def verify(folder: Path, share: int = 0, num_shares: int = 1) -> Commit:
+    """Check the files of a commit against its manifest, or one share of them.
 
     Raises CheckpointError naming the first file that is missing or differs.
     """
-    try:
-        commit = Commit(**json.loads((folder / MANIFEST).read_text()))
-    except (OSError, ValueError, TypeError) as error:
-        raise CheckpointError(f"{folder / MANIFEST} is not readable: {error}") from error
-    for name, expected in commit.files.items():
+    commit = read_manifest(folder)
+    for name, expected in sorted(commit.files.items())[share::num_shares]:
         path = folder / name
         if not path.is_file():
             raise CheckpointError(f"{path} is missing")
@@ -175,14 +240,6 @@ def verify(folder: Path) -> Commit:
     return commit
 
 
-def restore_rng(folder: Path, rank: int) -> None:
-    """Put torch's generators of this rank back to where the commit left them."""
-    state = torch.load(folder / f"rng-{rank:04d}.pt", weights_only=True)
-    torch.set_rng_state(state["cpu"])
-    if "cuda" in state and torch.cuda.is_available():
-        torch.cuda.set_rng_state(state["cuda"])
-
-
 def digest(path: Path) -> str:
     """xxh3-128 of a file, read in blocks."""
     state = xxhash.xxh3_128()
@@ -192,18 +249,18 @@ def digest(path: Path) -> str:
     return state.hexdigest()
 
 
-def _rng_state() -> dict[str, torch.Tensor]:
-    state = {"cpu": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        state["cuda"] = torch.cuda.get_rng_state()
-    return state
+def _verified(folder: Path, share: int, num_shares: int) -> Commit | str:
+    try:
+        return verify(folder, share, num_shares)
+    except CheckpointError as error:
+        return str(error)
 
 
 def _attempt(action: Callable[[], None]) -> str | None:
-    """The reason why writing failed, or None. torch reports a full disk as RuntimeError."""
+    """The reason why writing failed, or None."""
     try:
         action()
-    except (OSError, RuntimeError) as error:
+    except OSError as error:
         return f"{type(error).__name__}: {error}"
     return None
 

@@ -1,18 +1,19 @@
-"""DeepSpeed ZeRO behind four verbs: forward and backward, step, save, load.
+"""DeepSpeed ZeRO 0 to 3 as an engine of ours.
 
 Its configuration is generated here, completely, from our schema: DeepSpeed accepts unknown keys in
 silence and clips gradients by default, so nobody writes its JSON by hand.
 """
 
 import contextlib
+import functools
 import io
 import os
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 # Asked to guess, DeepSpeed warns of each accelerator that it does not find.
 if not torch.cuda.is_available():
@@ -22,30 +23,40 @@ os.environ.setdefault("DS_LOG_LEVEL", "error")
 import deepspeed
 import deepspeed.comm.torch as ds_torch_backend
 
-from configs.schema import EngineConfig
+from configs.schema import EngineConfig, OffloadConfig
 from pipeline.data.loader import Batch
+from pipeline.engine import averages
+from pipeline.engine.base import Forward, HostValue, Piece, Scalars, StepInfo
 from pipeline.engine.distributed import World, to_device
-from pipeline.engine.errors import CheckpointError
 from pipeline.engine.objective import StepOutput
-from pipeline.engine.optimizer import build_optimizer
-
-TAG = "zero"
-
-
-@dataclass(frozen=True)
-class StepInfo:
-    """`applied` is False where the gradient was not finite and the update was skipped everywhere."""
-
-    applied: bool
-    grad_norm: float
+from pipeline.engine.optimizer import build_optimizer, set_rates
+from pipeline.engine.replicated import allocate_state, model_pieces, share, state_scalars
+from pipeline.engine.zero import (
+    Partitions,
+    Replicas,
+    ThirdStage,
+    frozen_of_third_stage,
+    saved_buffers,
+)
 
 
 def zero_config(config: EngineConfig, num_micro: int) -> dict[str, Any]:
     """The DeepSpeed configuration of a run; every key that matters is set, none is left to default."""
+    zero: dict[str, Any] = {
+        "stage": config.zero_stage,
+        "overlap_comm": False,
+        "contiguous_gradients": True,
+        # With Muon, every rank needs the whole gradient of a matrix.
+        "reduce_scatter": config.optimizer.name != "muon",
+        "round_robin_gradients": False,
+    }
+    zero |= _offload(config.offload)
     return {
         "train_micro_batch_size_per_gpu": 1,  # bookkeeping only: we weigh losses by samples ourselves
         "gradient_accumulation_steps": num_micro,
-        "gradient_clipping": config.optimizer.clip_grad_norm,
+        # Stage 0 measures the norm on its way to clip; nothing is ever clipped by the largest float.
+        "gradient_clipping": config.optimizer.clip
+        or (0.0 if config.zero_stage else torch.finfo(torch.float32).max),
         "steps_per_print": 10**9,
         "wall_clock_breakdown": False,
         "prescale_gradients": False,
@@ -53,24 +64,33 @@ def zero_config(config: EngineConfig, num_micro: int) -> dict[str, Any]:
         "fp16": {"enabled": False},
         "data_types": {"grad_accum_dtype": "fp32"},
         "zero_allow_untested_optimizer": True,
-        "zero_optimization": {
-            "stage": config.zero_stage,
-            "overlap_comm": False,
-            "contiguous_gradients": True,
-            "reduce_scatter": True,
-            "round_robin_gradients": False,
-        },
+        # Torch's fused AdamW runs on the host as well, and needs no compiler there.
+        "zero_force_ds_cpu_optimizer": False,
+        "zero_optimization": zero,
         "checkpoint": {"tag_validation": "Fail"},
     }
 
 
+def _offload(config: OffloadConfig) -> dict[str, Any]:
+    def where(device: str) -> dict[str, Any]:
+        place: dict[str, Any] = {"device": device, "pin_memory": torch.cuda.is_available()}
+        return place | ({"nvme_path": config.nvme_path} if device == "nvme" else {})
+
+    found = {}
+    if config.optimizer != "none":
+        found["offload_optimizer"] = where(config.optimizer)
+    if config.parameters != "none":
+        found["offload_param"] = where(config.parameters)
+    return found
+
+
 class DeepSpeedEngine:
-    """A model under ZeRO 1 or 2."""
+    """A model under ZeRO."""
 
     def __init__(self, model: nn.Module, config: EngineConfig, world: World, num_micro: int):
         _leave_out_shm_op()
         model.to(world.device)
-        self._world, self._num_micro, self._global_batch = world, num_micro, config.global_batch
+        self._world, self._config, self._num_micro = world, config, num_micro
         with contextlib.redirect_stdout(io.StringIO()):
             deepspeed.init_distributed(
                 dist_backend="nccl" if world.device.type == "cuda" else "gloo",
@@ -83,51 +103,92 @@ class DeepSpeedEngine:
                 config=zero_config(config, num_micro),
                 dist_init_required=False,
             )
+        stages = {0: Replicas, 1: Partitions, 2: Partitions, 3: ThirdStage}
+        self._zero = stages[config.zero_stage](self._engine)
+        self._zero.watch_norm(self._judge)
+        self._skip, self._max_norm, self._norm, self._applied = False, 0.0, float("nan"), True
 
     @property
     def model(self) -> nn.Module:
-        """The bare model; under ZeRO 1 and 2 every rank holds all of it."""
         model = self._engine.module
         assert isinstance(model, nn.Module)
         return model
 
-    def forward_backward(self, batch: Batch) -> StepOutput:
-        """Add one micro-batch's gradient. The loss is a mean over the *global* batch.
-
-        DeepSpeed averages over ranks and accumulation steps; the factor undoes that, so that every
+    def forward_backward(self, batch: Batch) -> Forward:
+        """DeepSpeed averages over ranks and accumulation steps; the factor undoes that, so that every
         sample weighs 1 / global_batch however the batch is cut.
         """
         output: StepOutput = self._engine(to_device(batch, self._world.device))
-        scale = self._world.size * self._num_micro / self._global_batch
-        self._engine.backward(output.loss.sum() * scale)
+        loss = output.loss.sum()
+        promise = HostValue(loss)
+        scale = self._world.size * self._num_micro / self._config.global_batch
+        self._engine.backward(loss * scale)
         if not self._engine.is_gradient_accumulation_boundary():
             self._engine.step()
-        return output
+        return Forward(output.sums, promise)
 
-    def step(self, lr: float) -> StepInfo:
-        """Update the weights after the last micro-batch."""
-        optimizer: Any = self._engine.optimizer
-        for group in optimizer.param_groups:
-            group["lr"] = lr
+    def step(self, lr_factor: float, *, skip: bool = False, max_norm: float = 0.0) -> StepInfo:
+        set_rates(self._engine.optimizer, lr_factor, self._config.optimizer)
+        self._skip, self._max_norm = skip, max_norm
+        self._norm, self._applied = float("inf"), False
         self._engine.step()
-        norm = self._engine.get_global_grad_norm()
-        applied = bool(self._engine.was_step_applied())
-        return StepInfo(applied, float(norm) if norm is not None else float("nan"))
+        if self._applied and self._config.ema_decay:
+            averages.update(self._masters(), self._config.ema_decay)
+        return StepInfo(self._applied, self._norm)
 
-    @property
-    def state_bytes(self) -> int:
-        """About how many bytes `save` writes over all ranks: weights, fp32 copies, two moments."""
-        return sum(p.numel() * (p.element_size() + 12) for p in self.model.parameters())
+    def pieces(self, *, owned: bool) -> Iterator[Piece]:
+        replicated = list(saved_buffers(self.model))
+        if self._config.zero_stage == 3:
+            yield from frozen_of_third_stage(self.model, self._world.rank)
+        else:
+            replicated = list(model_pieces(self.model, trained=False))
+        if self._config.zero_stage == 0:
+            replicated += self._zero.pieces()
+        else:
+            yield from self._zero.pieces()
+        yield from share(replicated, self._world.rank, self._world.size) if owned else replicated
 
-    def save(self, folder: Path) -> None:
-        """Write this rank's part of model and optimizer. All ranks must call it."""
-        self._engine.save_checkpoint(str(folder), tag=TAG, save_latest=False)
+    def scalars(self) -> Scalars:
+        return state_scalars(self._zero.inner, self._zero.flats())
 
-    def load(self, folder: Path) -> None:
-        """Read what `save` wrote with the same number of ranks. All ranks must call it."""
-        path, _ = self._engine.load_checkpoint(str(folder), tag=TAG)
-        if path is None:
-            raise CheckpointError(f"DeepSpeed found nothing to load in {folder}")
+    def allocate(self, kinds: Mapping[str, set[str]], scalars: Scalars) -> None:
+        for number, flat in enumerate(self._zero.flats()):
+            # Parameters of one flat tensor are updated together and have the same tensors.
+            common = set.union(*(kinds.get(name, set()) for name in self._zero.names(number)))
+            room = functools.partial(self._zero.room, number)
+            allocate_state(self._zero.inner, flat, common, scalars, room)
+
+    @torch.no_grad()
+    def refresh(self) -> None:
+        self._zero.refresh()
+
+    @contextlib.contextmanager
+    def averaged(self) -> Iterator[None]:
+        if not self._config.ema_decay:
+            yield
+            return
+        with averages.swapped(self._masters()):
+            self.refresh()
+            yield
+        self.refresh()
+
+    def whole_model(self) -> AbstractContextManager[None]:
+        return self._zero.whole_model(self.model)
+
+    def describe(self) -> str:
+        return (
+            f"DeepSpeed {deepspeed.__version__} ZeRO-{self._config.zero_stage}, torch "
+            f"{torch.__version__}, without the shm op"
+        )
+
+    def _masters(self) -> list[averages.Master]:
+        return [(flat.data, self._zero.inner.state[flat]) for flat in self._zero.flats()]
+
+    def _judge(self, norm: Tensor) -> bool:
+        self._norm = float(norm)
+        fine = 0 <= self._norm < float("inf") and not (0 < self._max_norm < self._norm)
+        self._applied = fine and not self._skip
+        return self._applied
 
 
 def _leave_out_shm_op() -> None:
@@ -137,8 +198,3 @@ def _leave_out_shm_op() -> None:
     and without a compiler its constructor raises and the run would not start.
     """
     ds_torch_backend.build_shm_op = lambda: None
-
-
-def describe() -> str:
-    """One line on what runs the training."""
-    return f"DeepSpeed {deepspeed.__version__}, torch {torch.__version__}, without the shm op"

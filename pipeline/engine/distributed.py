@@ -3,6 +3,7 @@
 Votes and bookkeeping always travel over gloo on the CPU, so that they never touch a GPU stream.
 """
 
+import atexit
 import os
 import socket
 from collections.abc import Callable
@@ -45,11 +46,11 @@ class World:
         self.barrier()
         return result
 
-    def any(self, flag: bool) -> bool:
-        """True on every rank when any rank says so."""
-        vote = torch.tensor([int(flag)])
-        dist.all_reduce(vote, dist.ReduceOp.MAX, group=_votes())
-        return bool(vote.item())
+    def add(self, *values: float) -> list[float]:
+        """Each value summed over the ranks, in float64: one small exchange."""
+        votes = torch.tensor(values, dtype=torch.float64)
+        dist.all_reduce(votes, group=_votes())
+        return votes.tolist()
 
     def broadcast(self, value: Any) -> Any:
         """Rank 0's value, on every rank."""
@@ -136,17 +137,17 @@ def start(device_wish: str = "auto", timeout_s: float = 1800) -> World:
             raise RunError(
                 f"rank {rank} of {size} could not join the others at {where}: {error}"
             ) from error
-    global _vote_group
-    group = dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout_s))
-    assert isinstance(group, dist.ProcessGroup)
-    _vote_group = group
+        # DeepSpeed remembers its groups for as long as the process lives, and so several runs in one
+        # process share what the first one joined.
+        atexit.register(_leave)
+        global _vote_group
+        group = dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout_s))
+        assert isinstance(group, dist.ProcessGroup)
+        _vote_group = group
     return World(rank, size, local_rank, device)
 
 
-def stop() -> None:
-    """Leave the process group, if one was joined."""
-    global _vote_group
-    _vote_group = None
+def _leave() -> None:
     if dist.is_initialized():
         dist.destroy_process_group()
 

@@ -1,7 +1,11 @@
 """A run's folder and a run's end: lock, records, signals, exit codes.
 
-    RUN/config.yaml   the resolved configuration        RUN/run.json   versions, data, machine
-    RUN/DONE          written when the run has finished RUN/.lock      held while a run is alive
+    RUN/config.yaml     the resolved configuration         RUN/run.json  versions, data, machine
+    RUN/attempts.jsonl  one line per start                 RUN/.lock     held while a run is alive
+    RUN/DONE            the run has finished
+    RUN/FAILED          it gave up, and why; removed by the next start
+    RUN/SAVE            made by a person: commit now; removed once that is done
+    RUN/KILL            made by a person: commit and leave, and do not start again while it is there
 
 Signals only set a flag. The loop asks all ranks at each step boundary, commits, and leaves with
 `REQUEUE`; what to resume is decided from the disk alone, so a requeued job keeps its command line.
@@ -24,7 +28,7 @@ from typing import Any
 
 from configs import to_yaml
 from configs.schema import RunConfig
-from pipeline.engine.errors import RunError
+from pipeline.engine.errors import DivergedError, RunError
 
 OK = 0
 USER_ERROR = 2
@@ -40,19 +44,29 @@ class StopFlag:
 
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
+        self._leaving = False
         self._previous: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> "StopFlag":
         for number in _SIGNALS:
             self._previous[number] = signal.signal(number, self._set)
+        # Whoever starts a rank may hold these back until here, so that none comes too early.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
         return self
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._previous.items():
-            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+            # Ranks leave one after another, and Slurm answers the first with TERM to the rest: it must
+            # not make a crash of a rank that is on its way out with the state committed.
+            back = signal.SIG_IGN if self._leaving else handler
+            signal.signal(number, back if back is not None else signal.SIG_DFL)
 
     def __bool__(self) -> bool:
         return self.received is not None
+
+    def leave(self) -> None:
+        """The process ends now; signals that still come change nothing."""
+        self._leaving = True
 
     def chain(self) -> None:
         """Call the handler that was there before ours (submitit's requeues the job)."""
@@ -99,20 +113,43 @@ def write_atomic(path: Path, text: str) -> None:
 
 
 def write_records(
-    folder: Path, config: RunConfig, world_size: int, dataset: dict[str, str]
+    folder: Path, config: RunConfig, world_size: int, step: int, about: dict[str, Any]
 ) -> None:
-    """Everything the run was made of, beside what it makes."""
+    """Everything the run was made of, beside what it makes; and that it has started once more."""
     write_atomic(folder / "config.yaml", to_yaml(config))
+    started = time.time()
     record = {
-        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(started)),
         "world_size": world_size,
-        "dataset": dataset,
+        **about,
         "code": code_version(),
         "python": platform.python_version(),
         "packages": versions(),
         "host": socket.gethostname(),
     }
     write_atomic(folder / "run.json", json.dumps(record, indent=1))
+    attempt = {
+        "time": round(started, 2),
+        "step": step,
+        "world_size": world_size,
+        "host": socket.gethostname(),
+        "job": os.environ.get("SLURM_JOB_ID"),
+    }
+    with (folder / "attempts.jsonl").open("a") as file:
+        file.write(json.dumps(attempt) + "\n")
+    (folder / "FAILED").unlink(missing_ok=True)
+
+
+def wishes(folder: Path) -> tuple[bool, bool]:
+    """What a person asks of a running run: (commit now, commit and leave)."""
+    return (folder / "SAVE").exists(), (folder / "KILL").exists()
+
+
+def mark_failed(folder: Path, error: RunError) -> None:
+    """Say in the run's folder that it ended with an error, so that no log has to be looked for."""
+    code = GAVE_UP if isinstance(error, DivergedError) else USER_ERROR
+    record = {"code": code, "reason": str(error), "time": round(time.time(), 2)}
+    write_atomic(folder / "FAILED", json.dumps(record))
 
 
 def versions() -> dict[str, str]:

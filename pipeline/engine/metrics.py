@@ -1,13 +1,17 @@
 """What a run says while it runs: JSON lines first, TensorBoard curves, one line for a person."""
 
+import hashlib
 import json
 import math
+import resource
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from configs import ConfigError
 
 FILE = "metrics.jsonl"
 
@@ -17,29 +21,31 @@ class MetricsLog:
     file reads like that of an undisturbed run.
     """
 
-    def __init__(self, folder: Path, title: str, num_steps: int, step: int):
+    def __init__(self, folder: Path, title: str, num_steps: int, step: int, wandb: str = ""):
         self._path = folder / FILE
         self._title, self._num_steps = title, num_steps
-        _keep_until(self._path, step)
+        keep_until(self._path, step)
         self._file = self._path.open("a")
+        self._wandb = _wandb_run(wandb, folder, title) if wandb else None
         # TensorBoard pulls in slow imports; it is only needed once there is something to write.
         from torch.utils.tensorboard import SummaryWriter
 
         self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step)
 
-    def train(self, step: int, values: dict[str, float], samples_per_s: float) -> None:
+    def train(self, step: int, values: dict[str, float]) -> None:
         """One line of training values, averaged since the last."""
-        self._write({"step": step, **values, "samples_per_s": round(samples_per_s, 2)})
-        for name, value in values.items():
-            self._board.add_scalar(f"train/{name}", value, step)
-        self._board.add_scalar("train/samples_per_s", samples_per_s, step)
+        self._write({"step": step, **values})
+        self._draw("train", step, values)
 
     def evaluation(self, step: int, values: dict[str, float]) -> None:
         """One line of held-out values."""
         self._write({"step": step, "eval": values})
-        for name, value in values.items():
-            self._board.add_scalar(f"eval/{name}", value, step)
+        self._draw("eval", step, values)
         self._board.flush()
+
+    def event(self, step: int, what: str, **about: Any) -> None:
+        """One line about something that happened: a skipped step, a return to a commit."""
+        self._write({"step": step, "event": what, **about})
 
     def progress(self, step: int, loss: float, samples_per_s: float, eta_s: float) -> None:
         """The line a person reads: where, how well, how fast, how long still."""
@@ -48,9 +54,23 @@ class MetricsLog:
             f"loss {loss:8.4f}  {samples_per_s:7.1f} samples/s  eta {clock(eta_s)}"
         )
 
+    def rewind(self, step: int) -> None:
+        """Drop what was written beyond `step`, to which the run goes back; events stay."""
+        self._file.close()
+        keep_until(self._path, step, events=True)
+        self._file = self._path.open("a")
+
     def close(self) -> None:
         self._file.close()
         self._board.close()
+        if self._wandb is not None:
+            self._wandb.finish()
+
+    def _draw(self, group: str, step: int, values: dict[str, float]) -> None:
+        for name, value in values.items():
+            self._board.add_scalar(f"{group}/{name}", value, step)
+        if self._wandb is not None:
+            self._wandb.log({f"{group}/{n}": v for n, v in values.items()}, step=step)
 
     def _write(self, line: dict[str, Any]) -> None:
         self._file.write(json.dumps({**line, "time": round(time.time(), 3)}) + "\n")
@@ -67,6 +87,7 @@ class Window:
         self._sums: dict[str, torch.Tensor] = {}
         self._started = time.perf_counter()
         self.steps = 0
+        self.wait_s = 0.0
 
     def add(self, sums: dict[str, torch.Tensor]) -> None:
         for name, value in sums.items():
@@ -79,7 +100,15 @@ class Window:
 
     @property
     def seconds(self) -> float:
-        return time.perf_counter() - self._started
+        return max(time.perf_counter() - self._started, 1e-9)
+
+
+def memory_gb(device: torch.device) -> float:
+    """The most memory this process has held so far: of its GPU, or of the host where it uses none."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e9
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes there, kilobytes on Linux
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
@@ -87,13 +116,7 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
     path = folder / FILE
     if not path.is_file():
         return []
-    lines = []
-    for text in path.read_text().splitlines():
-        try:
-            lines.append(json.loads(text))
-        except json.JSONDecodeError:
-            continue
-    return lines
+    return _lines(path)
 
 
 def clock(seconds: float) -> str:
@@ -112,10 +135,33 @@ def say(text: str) -> None:
     sys.stdout.flush()
 
 
-def _keep_until(path: Path, step: int) -> None:
+def keep_until(path: Path, step: int, *, events: bool = False) -> None:
+    """Drop the lines of a record that lie beyond a step, whole lines and halves; or all but events."""
     if not path.is_file():
         return
-    kept = [line for line in read_metrics(path.parent) if line["step"] <= step]
+    kept = [line for line in _lines(path) if line["step"] <= step or (events and "event" in line)]
     temporary = path.with_suffix(".tmp")
     temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
     temporary.rename(path)
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    lines = []
+    for text in path.read_text().splitlines():
+        try:
+            lines.append(json.loads(text))
+        except json.JSONDecodeError:
+            continue
+    return lines
+
+
+def _wandb_run(project: str, folder: Path, title: str) -> Any:
+    try:
+        import wandb
+    except ImportError as error:
+        raise ConfigError(
+            f"engine.wandb={project} needs the package wandb: pip install wandb, or leave it empty"
+        ) from error
+    # The same id after every restart: one curve, whatever happened on the way.
+    run_id = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]
+    return wandb.init(project=project, name=title, id=run_id, resume="allow", dir=str(folder))

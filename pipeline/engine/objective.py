@@ -1,9 +1,8 @@
 """What a stage gives the training loop: samples, a model that knows its loss, and evaluation."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from torch import Tensor, nn
@@ -15,20 +14,28 @@ Sums = dict[str, Tensor]
 """Quantities that add up over samples, micro-batches and ranks."""
 
 
-@dataclass(frozen=True)
-class StepOutput:
-    """What a model's forward returns.
+class StepOutput(NamedTuple):
+    """What a model's forward returns: a tuple, in which ZeRO-3 finds the tensors that it has to watch.
 
     `loss` is one value per sample, [B]: only sums over samples are independent of how a batch is cut
-    over ranks and micro-batches. `sums` are reduced and turned into log values by `summarise`.
+    over ranks and micro-batches. `sums` are reduced and turned into log values by `summarise`;
+    `count`, the number of samples, is always among them.
     """
 
     loss: Tensor
     sums: Sums
 
 
+TOKENS = "engine/tokens"
+"""Name of the sum that counts tokens, from which the loop makes tokens per second."""
+
+
 class Objective(Protocol):
-    """One stage. `model(batch)` returns a StepOutput; everything else is data and words."""
+    """One stage; everything but the model is data and words.
+
+    `model(batch)` returns a StepOutput, and `model(batch, evaluate=True)` one whose sums are those of
+    a held-out batch. Both go through `forward`: under ZeRO-3 weights are there inside it only.
+    """
 
     model: nn.Module
 
@@ -40,6 +47,11 @@ class Objective(Protocol):
     @property
     def indices(self) -> np.ndarray:
         """Data-set indices to train on, ascending."""
+        ...
+
+    @property
+    def tokens_per_sample(self) -> int:
+        """Input and target tokens that a sample takes through the model; 0 where that means nothing."""
         ...
 
     @property
@@ -57,10 +69,6 @@ class Objective(Protocol):
 
     def collate(self, samples: list[Any]) -> Batch:
         """Samples -> one batch of CPU tensors."""
-        ...
-
-    def eval_sums(self, model: nn.Module, batch: Batch) -> Sums:
-        """Additive evaluation quantities of one held-out batch (no gradient)."""
         ...
 
     def summarise(self, sums: Sums) -> dict[str, float]:

@@ -21,7 +21,6 @@ from pipeline.data.transforms import (
     statistics_for,
     window_start,
 )
-from pipeline.engine.objective import Sums
 from pipeline.layers.scores import accuracy, code_usage, miou
 from pipeline.stage1.artifact import ImageTokenizer
 from pipeline.stage1.tokenizer import Tokenizer
@@ -53,6 +52,8 @@ class TokenizerObjective:
             self.normaliser = Normaliser(self.row, statistics_for(dataset, name, config.data))
         size = config.tokenizer.crop_px or self._smallest_side()
         self.model: nn.Module = Tokenizer(self.row, config.tokenizer, size)
+        grid = self.model.grid
+        self.tokens_per_sample = grid[0] * grid[1]
         assert self.row.gsd_m is not None
         self.window_m = size * self.row.gsd_m
 
@@ -73,10 +74,6 @@ class TokenizerObjective:
         """X [B, C, H, W] float32 (class maps uint8), valid [B, H, W] bool."""
         x, valid = zip(*samples, strict=True)
         return {"x": torch.from_numpy(np.stack(x)), "valid": torch.from_numpy(np.stack(valid))}
-
-    def eval_sums(self, model: nn.Module, batch: Batch) -> Sums:
-        assert isinstance(model, Tokenizer)
-        return model.eval_sums(batch)
 
     def summarise(self, sums: dict[str, Tensor]) -> dict[str, float]:
         """Loss; on held-out samples also errors in physical units, class scores and code usage."""

@@ -91,7 +91,8 @@ def train_text(config: Stage1Config, dataset: SampleSet) -> int:
             texts = readable(indices, lambda i: str(dataset.read(i, [name])[name]))
             tokenizer = train_wordpiece(texts, text)
         tokenizer.save(config.out / "artifact")
-        lifecycle.write_records(config.out, config, 1, {"fingerprint": dataset.fingerprint})
+        record = {"path": str(config.data.shards), "fingerprint": dataset.fingerprint}
+        lifecycle.write_records(config.out, config, 1, 0, {"dataset": record})
         lifecycle.mark_done(config.out, 0, {"vocab_size": tokenizer.vocab_size})
         say(f"stage1 {name:<11} done: {tokenizer.vocab_size} word pieces from {len(indices)} texts")
     return lifecycle.OK

@@ -35,26 +35,23 @@ REPORT_EVERY_S = 5.0
 def tokenize(config: TokenizeConfig) -> int:
     """Tokenize everything the configuration names. Raises ConfigError, RunError or ShardError."""
     world = distributed.start(config.device)
-    try:
-        dataset = open_dataset(config.data.shards)
-        names = in_registry_order({*config.tokenizers, *config.modalities})
-        for name in names:
-            if name not in dataset.modalities:
-                raise ConfigError(
-                    f"{dataset.path} has no {name}; it has {', '.join(dataset.modalities)}"
-                )
-        plans = {name: _tokenizer(name, dataset, config, world.device) for name in names}
-        windows = {info["window_m"] for info, _ in plans.values()} - {None}
-        if len(windows) > 1:
+    dataset = open_dataset(config.data.shards)
+    names = in_registry_order({*config.tokenizers, *config.modalities})
+    for name in names:
+        if name not in dataset.modalities:
             raise ConfigError(
-                f"tokenizers work on windows of different size on the ground: {sorted(windows)} m; "
-                "train them with matching tokenizer.crop_px"
+                f"{dataset.path} has no {name}; it has {', '.join(dataset.modalities)}"
             )
-        for name, (info, encode) in plans.items():
-            _add(name, info, encode, dataset, config.batch, world)
-        return lifecycle.OK
-    finally:
-        distributed.stop()
+    plans = {name: _tokenizer(name, dataset, config, world.device) for name in names}
+    windows = {info["window_m"] for info, _ in plans.values()} - {None}
+    if len(windows) > 1:
+        raise ConfigError(
+            f"tokenizers work on windows of different size on the ground: {sorted(windows)} m; "
+            "train them with matching tokenizer.crop_px"
+        )
+    for name, (info, encode) in plans.items():
+        _add(name, info, encode, dataset, config.batch, world)
+    return lifecycle.OK
 
 
 def _add(

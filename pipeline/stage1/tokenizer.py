@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from configs import ConfigError
 from configs.schema import Modality, TokenizerConfig
 from pipeline.data.loader import Batch
-from pipeline.engine.objective import StepOutput, Sums
+from pipeline.engine.objective import StepOutput
 from pipeline.layers.blocks import init_transformer
 from pipeline.layers.positions import grid_positions
 from pipeline.stage1.decoders.vit import VitDecoder
@@ -111,15 +111,16 @@ class Tokenizer(nn.Module):
         counts = valid.sum((1, 2)).clamp(min=1)
         return (per_pixel * valid).sum((1, 2)) / counts
 
-    def forward(self, batch: Batch) -> StepOutput:
+    def forward(self, batch: Batch, evaluate: bool = False) -> StepOutput:
+        """The loss of each window; evaluating, also errors, confusion and code counts to be summed."""
         x, valid = batch["x"], batch["valid"]
+        if evaluate:
+            return self._evaluate(x, valid)
         loss = self.pixel_loss(self.reconstruct(x), x, valid)
         return StepOutput(loss, {"loss": loss.sum().detach(), "count": loss.new_tensor(len(loss))})
 
     @torch.no_grad()
-    def eval_sums(self, batch: Batch) -> Sums:
-        """Additive scores of a held-out batch: errors, confusion, code counts."""
-        x, valid = batch["x"], batch["valid"]
+    def _evaluate(self, x: Tensor, valid: Tensor) -> StepOutput:
         z, codes = self.quantizer(self.encoder(x))
         prediction = self.decoder(z).float()
         loss = self.pixel_loss(prediction, x, valid)
@@ -137,4 +138,4 @@ class Tokenizer(nn.Module):
             sums["square"] = (error.double() ** 2).sum((0, 2, 3))
             sums["absolute"] = error.double().abs().sum((0, 2, 3))
             sums["pixels"] = valid.sum().double()
-        return sums
+        return StepOutput(loss, sums)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from configs.schema import MaskedConfig
 from pipeline.data.loader import Batch
-from pipeline.engine.objective import StepOutput, Sums
+from pipeline.engine.objective import TOKENS, StepOutput, Sums
 from pipeline.layers.attention import padding_mask
 from pipeline.layers.blocks import DecoderBlock, EncoderBlock, init_transformer
 from pipeline.layers.positions import distance_bias, head_slopes
@@ -116,16 +116,8 @@ class MaskedTransformer(nn.Module):
         rows = self.code_embed.weight[s.vocab_offset : s.vocab_offset + s.vocab_size]
         return F.linear(features, rows)
 
-    def forward(self, batch: Batch) -> StepOutput:
-        per_sample, sums = self._losses(batch)
-        return StepOutput(per_sample, sums)
-
-    @torch.no_grad()
-    def eval_sums(self, batch: Batch) -> Sums:
-        """The training sums and how many codes were right, per stream."""
-        return self._losses(batch, with_accuracy=True)[1]
-
-    def _losses(self, batch: Batch, with_accuracy: bool = False) -> tuple[Tensor, Sums]:
+    def forward(self, batch: Batch, evaluate: bool = False) -> StepOutput:
+        """Losses and their sums per stream; evaluating, also how many codes were right."""
         context, mask = self.encode(batch)
         features = self.decode(batch, context, mask)
         b, k, d = features.shape
@@ -141,11 +133,13 @@ class MaskedTransformer(nn.Module):
             per_sample = per_sample.index_add(0, slot // k, weighted)
             sums[f"ce/{name}"] = loss.sum().detach()
             sums[f"tokens/{name}"] = loss.new_tensor(len(goal))
-            if with_accuracy:
+            if evaluate:
                 sums[f"right/{name}"] = (logits.argmax(-1) == goal).sum().double()
         sums["loss"] = per_sample.sum().detach()
         sums["count"] = per_sample.new_tensor(b)
-        return per_sample, sums
+        num_tokens = (batch["in_stream"] >= 0).sum() + (batch["out_stream"] >= 0).sum()
+        sums[TOKENS] = num_tokens.float()
+        return StepOutput(per_sample, sums)
 
     def _bias(self, queries: Tensor, keys: Tensor, mask: Tensor, dtype: torch.dtype) -> Tensor:
         """The attention mask, with the preference for near tokens where the model has one."""

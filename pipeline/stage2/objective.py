@@ -12,7 +12,6 @@ from configs.schema import Stage2Config
 from pipeline.data.loader import Batch
 from pipeline.data.selection import select
 from pipeline.data.transforms import Normaliser, statistics_for
-from pipeline.engine.objective import Sums
 from pipeline.stage2.artifact import save
 from pipeline.stage2.layout import build_layout
 from pipeline.stage2.model import MaskedTransformer
@@ -38,6 +37,7 @@ class MaskedObjective:
             )
         self.eval_indices = self._usable(config.data.eval_split)
         self.model: nn.Module = MaskedTransformer(self.layout, config.masked)
+        self.tokens_per_sample = config.masked.num_input_tokens + config.masked.num_target_tokens
 
     def sample(self, index: int, rng: np.random.Generator) -> Masked:
         return masked_sample(self.reader, self.config.masked, index, rng)
@@ -49,10 +49,6 @@ class MaskedObjective:
     def collate(self, samples: list[Masked]) -> Batch:
         masked = self.config.masked
         return collate(samples, self.layout, masked.num_input_tokens, masked.num_target_tokens)
-
-    def eval_sums(self, model: nn.Module, batch: Batch) -> Sums:
-        assert isinstance(model, MaskedTransformer)
-        return model.eval_sums(batch)
 
     def summarise(self, sums: dict[str, Tensor]) -> dict[str, float]:
         """Loss, and cross-entropy (on held-out samples also accuracy) per target modality."""

@@ -43,16 +43,27 @@ def tokens(shards, tmp_path_factory) -> Path:
     return shards
 
 
-@pytest.fixture
-def stage2_argv(tokens, tmp_path):
-    """The command line of a tiny stage-2 run with missing modalities, and its folder."""
-    out = tmp_path / "run"
+@pytest.fixture(scope="session")
+def tiny_stage2(tokens):
+    """Arguments of `pipeline` for a tiny stage-2 run with missing modalities, into a folder."""
     names = "[DEM,LULC,captions,coordinates,date]"
-    return [
-        "pipeline", "train", "--config", "configs/stage2/small.yaml", f"out={out}",
-        f"data.shards={tokens}", "masked.pixels=[S2L2A,S1GRD]", "masked.patch_px={S2L2A: 8, S1GRD: 8}",
-        f"masked.tokens={names}", f"masked.targets={names}", "masked.width=32", "masked.heads=2",
-        "masked.encoder_depth=1", "masked.decoder_depth=1", "masked.num_input_tokens=16",
-        "masked.num_target_tokens=16", "engine.num_steps=12", "engine.global_batch=6",
-        "engine.checkpoint.every_steps=4", "engine.log_every=1", "engine.eval_samples=4",
-    ], out  # fmt: skip
+
+    def arguments(out: Path) -> list[str]:
+        return [
+            "train", "--config", "configs/stage2/small.yaml", f"out={out}",
+            f"data.shards={tokens}", "masked.pixels=[S2L2A,S1GRD]",
+            "masked.patch_px={S2L2A: 8, S1GRD: 8}",
+            f"masked.tokens={names}", f"masked.targets={names}", "masked.width=32", "masked.heads=2",
+            "masked.encoder_depth=1", "masked.decoder_depth=1", "masked.num_input_tokens=16",
+            "masked.num_target_tokens=16", "engine.num_steps=12", "engine.global_batch=6",
+            "engine.checkpoint.every_steps=4", "engine.log_every=1", "engine.eval_samples=4",
+        ]  # fmt: skip
+
+    return arguments
+
+
+@pytest.fixture
+def stage2_argv(tiny_stage2, tmp_path):
+    """The command line of such a run, and its folder."""
+    out = tmp_path / "run"
+    return ["pipeline", *tiny_stage2(out)], out

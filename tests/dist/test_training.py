@@ -1,25 +1,16 @@
 """Training on real ranks under ZeRO-2: the same curve whatever happens on the way."""
 
-import json
 import os
 import signal
 import subprocess
-from pathlib import Path
 
 import pytest
 
 from pipeline.engine.checkpoint import verify
 from tests.dist.ranks import Ranks, run_ranks
+from tests.dist.runs import curve
 
 pytestmark = pytest.mark.dist
-
-
-def curve(folder: Path) -> dict[int, float]:
-    """Training loss by step."""
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    steps = [line["step"] for line in lines if "loss" in line]
-    assert steps == sorted(set(steps)), "a step is reported twice"
-    return {line["step"]: line["loss"] for line in lines if "loss" in line}
 
 
 @pytest.fixture(scope="session")
@@ -68,7 +59,7 @@ def test_a_damaged_commit_is_passed_over_loudly(stage2_argv, undisturbed, tmp_pa
     ranks.wait_for(out / "checkpoints" / "step-00000008" / "MANIFEST.json")
     ranks.kill()
     newest = sorted((out / "checkpoints").glob("step-*"))[-1]
-    victim = next(newest.glob("zero/*optim_states.pt"))
+    victim = newest / "rank-0001.safetensors"
     victim.write_bytes(victim.read_bytes()[:-100])
     output = run_ranks(argv, 2, tmp_path / "second")
     assert f"{victim.name} has" in output
@@ -81,37 +72,12 @@ def test_without_any_whole_commit_it_refuses_and_says_what_to_do(stage2_argv, tm
     run_ranks([*argv, "engine.num_steps=4"], 2, tmp_path / "first")
     (out / "DONE").unlink()
     for commit in (out / "checkpoints").glob("step-*"):
-        next(commit.glob("zero/*model_states.pt")).unlink()
+        (commit / "rank-0000.safetensors").unlink()
     ranks = Ranks(argv, 2, tmp_path / "second")
     assert ranks.wait() == [2, 2]
     assert "is missing" in ranks.output()
     assert "Restore the missing files" in ranks.output()
     assert list((out / "checkpoints").glob("step-*")), "nothing may be deleted"
-
-
-def test_one_and_two_ranks_have_the_same_losses(stage2_argv, undisturbed):
-    argv, _ = stage2_argv
-    one, two = undisturbed(argv, 1), undisturbed(argv, 2)
-    assert one.keys() == two.keys()
-    for step in one:
-        assert two[step] == pytest.approx(one[step], rel=2e-6)
-
-
-def test_micro_batches_change_nothing(stage2_argv, undisturbed, tmp_path):
-    argv, out = stage2_argv
-    run_ranks([*argv, "engine.micro_batch=2"], 1, tmp_path / "logs")
-    accumulated = curve(out)
-    for step, loss in undisturbed(argv, 1).items():
-        assert accumulated[step] == pytest.approx(loss, rel=2e-6)
-
-
-@pytest.mark.parametrize("change", ["engine.zero_stage=1", "engine.precision=bf16"])
-def test_other_engines_learn_the_same(stage2_argv, undisturbed, tmp_path, change):
-    argv, out = stage2_argv
-    run_ranks([*argv, change], 2, tmp_path / "logs")
-    tolerance = 2e-6 if "zero" in change else 0.05  # 8 bits of mantissa, 12 steps
-    for step, loss in undisturbed(argv).items():
-        assert curve(out)[step] == pytest.approx(loss, rel=tolerance)
 
 
 def test_a_changed_model_is_not_resumed(stage2_argv, tmp_path):
@@ -139,7 +105,7 @@ def test_two_runs_in_one_folder_are_refused(stage2_argv, tmp_path):
 def test_a_full_disk_costs_nothing_that_was_committed(stage2_argv, undisturbed, tmp_path):
     argv, out = stage2_argv
     out.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(out)]
+    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(out)]
     if subprocess.run(mount, capture_output=True).returncode:
         pytest.skip("this machine does not let us mount a tmpfs")
     try:

@@ -196,7 +196,7 @@ def write_lines(folder: Path, lines: Iterable[dict]) -> None:
 
 def _records(config: RunConfig, dataset: Dataset) -> None:
     config.out.mkdir(parents=True)
-    write_records(config.out, config, 2, {"fingerprint": dataset.fingerprint})
+    write_records(config.out, config, 2, 0, {"dataset": {"fingerprint": dataset.fingerprint}})
 
 
 def _commit(folder: Path, step: int) -> None:

@@ -1,0 +1,50 @@
+"""From a model and a configuration to an engine, in one fixed order.
+
+fused norms -> activation checkpointing -> compile -> DeepSpeed or plain torch
+"""
+
+import functools
+
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from configs.schema import EngineConfig
+from pipeline.engine.base import Engine
+from pipeline.engine.distributed import World
+from pipeline.engine.optimizer import nvidia_apex
+from pipeline.layers.blocks import DecoderBlock, EncoderBlock
+
+
+def build_engine(model: nn.Module, config: EngineConfig, world: World, num_micro: int) -> Engine:
+    """The engine of one rank. Raises ConfigError when something asked for is not installed."""
+    if config.layer_norm == "apex":
+        use_fused_norms(model)
+    for module in model.modules():
+        if isinstance(module, EncoderBlock | DecoderBlock):
+            if config.activation_checkpointing:
+                # Around the block's own forward: hooks on the block, such as ZeRO-3's, run once.
+                module.forward = functools.partial(checkpoint, module.forward, use_reentrant=False)
+            if config.compile:
+                module.compile()
+    if config.kind == "plain":
+        from pipeline.engine.plain import PlainEngine
+
+        return PlainEngine(model, config, world)
+    # DeepSpeed takes seconds to import; the plain engine does without.
+    from pipeline.engine.deepspeed import DeepSpeedEngine
+
+    return DeepSpeedEngine(model, config, world, num_micro)
+
+
+def use_fused_norms(model: nn.Module) -> None:
+    """Put NVIDIA Apex's FusedLayerNorm in the place of every LayerNorm, with the same parameters.
+
+    Raises ConfigError without NVIDIA Apex.
+    """
+    fused = nvidia_apex("normalization").FusedLayerNorm
+    for parent in list(model.modules()):
+        for name, child in parent.named_children():
+            if type(child) is nn.LayerNorm:
+                norm = fused(child.normalized_shape, eps=child.eps)
+                norm.weight, norm.bias = child.weight, child.bias
+                setattr(parent, name, norm)

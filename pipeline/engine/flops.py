@@ -1,0 +1,47 @@
+"""Floating-point operations of a model, counted from its matrix products, and what hardware can do."""
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+PEAK_TFLOPS = {
+    # Dense bf16 tensor-core peaks from the makers' data sheets, by a part of the device's name.
+    "H200": 989.0,
+    "H100 PCIe": 756.0,
+    "H100 NVL": 835.0,
+    "H100": 989.0,
+    "A100": 312.0,
+    "A40": 149.7,
+    "L40S": 362.0,
+    "L40": 181.0,
+    "A10": 125.0,
+    "V100": 125.0,
+    "MI300X": 1307.4,
+    "MI250X": 383.0,
+}
+
+
+def peak_flops(device: torch.device) -> float | None:
+    """Peak operations per second of a device in bf16; None where it is not known: no guess."""
+    if device.type != "cuda":
+        return None
+    name = torch.cuda.get_device_name(device)
+    known = [part for part in PEAK_TFLOPS if part in name]
+    return PEAK_TFLOPS[max(known, key=len)] * 1e12 if known else None
+
+
+class FlopCounter:
+    """Counts what runs inside. Forward and backward of linear layers, attention and convolutions."""
+
+    def __init__(self) -> None:
+        self._mode = FlopCounterMode(display=False)
+
+    def __enter__(self) -> "FlopCounter":
+        self._mode.__enter__()
+        return self
+
+    def __exit__(self, *args: object) -> None:
+        self._mode.__exit__(*args)
+
+    @property
+    def total(self) -> int:
+        return self._mode.get_total_flops()

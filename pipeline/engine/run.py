@@ -1,0 +1,64 @@
+"""Start a training run: meet the other ranks, take the folder, build everything, train."""
+
+import warnings
+from collections.abc import Callable
+
+import torch
+
+from configs.schema import RunConfig
+from pipeline.engine import distributed, lifecycle
+from pipeline.engine.distributed import World
+from pipeline.engine.errors import RunError
+from pipeline.engine.heartbeat import Heartbeat
+from pipeline.engine.loop import Trainer
+from pipeline.engine.objective import Objective
+
+
+def train(
+    config: RunConfig,
+    title: str,
+    build: Callable[[torch.device], Objective],
+    dataset: dict[str, str],
+) -> int:
+    """Run to the last step or to a signal; the exit code says which.
+
+    `build(device)` makes the objective once the ranks have met; `dataset` is what the run's record
+    says about its data. Raises ConfigError, RunError, CheckpointError or DivergedError.
+    """
+    world = distributed.start(config.engine.device)
+    with lifecycle.StopFlag() as stop:
+        if not world.is_main:
+            return _train(config, title, build, dataset, world, stop)
+        with lifecycle.run_lock(config.out):
+            try:
+                return _train(config, title, build, dataset, world, stop)
+            except RunError as error:
+                lifecycle.mark_failed(config.out, error)
+                raise
+
+
+def _train(
+    config: RunConfig,
+    title: str,
+    build: Callable[[torch.device], Objective],
+    dataset: dict[str, str],
+    world: World,
+    stop: lifecycle.StopFlag,
+) -> int:
+    heartbeat = Heartbeat(config.out, world.rank, world.size, config.engine.watch)
+    try:
+        torch.manual_seed(config.engine.seed)
+        trainer = Trainer(config, title, build(world.device), world, heartbeat)
+        try:
+            trainer.resume()
+            trainer.announce(dataset)
+            return trainer.run(stop)
+        finally:
+            trainer.close()
+    finally:
+        heartbeat.close()
+
+
+def quiet_torch() -> None:
+    """Silence what torch and DeepSpeed say about their own insides at start-up."""
+    warnings.filterwarnings("ignore", module=r"(torch|deepspeed)\..*")
