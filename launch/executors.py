@@ -1,7 +1,7 @@
 """Run a plan in the foreground: rank processes on this machine, or all in this very process.
 
 One tidy line per step; a step whose output is committed with the same configuration is skipped,
-unless a step it waits for has just run. `launch.slurm` is the third executor.
+unless a step it waits for has just run. `launch.slurm` submits the same plan to Slurm.
 """
 
 import os
@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import typer
@@ -17,10 +18,10 @@ import typer
 from configs import to_yaml
 from configs.schema import ClusterConfig
 from launch.call import call
-from launch.errors import PREEMPTED
 from launch.mpi import QUIET, find_mpiexec, mpi_command
 from launch.plan import Step
 from launch.ranks import Outcome, free_port, rank_environment, run_ranks
+from launch.restarts import FINAL, GAVE_UP, Restarts
 
 Steps = tuple[Step, ...]
 
@@ -61,15 +62,28 @@ def prepare(step: Step) -> None:
 
 
 def run_local(step: Step, cluster: ClusterConfig) -> Outcome:
-    """One step as child processes, started again when it leaves with 75 (`max_requeues` times)."""
+    """One step as child processes, started again as `launch.restarts` decides."""
     command, environments = local_commands(step, cluster)
     log_dir = step.logs or cluster.log_dir / step.name
-    for requeues in range(cluster.max_requeues + 1):
-        outcome = run_ranks(command, environments(), log_dir=log_dir, append=requeues > 0)
-        if outcome.code != PREEMPTED or outcome.stopped:
-            return outcome
-        typer.echo(f"{step.name}: preempted after a commit, goes on ({requeues + 1})")
-    return Outcome(PREEMPTED, message=f"preempted more than {cluster.max_requeues} times")
+    restarts = Restarts(step.out, cluster.max_restarts)
+    while True:
+        restarts.begin()
+        outcome = run_ranks(
+            command, environments(), log_dir=log_dir, append=restarts.num_starts > 1
+        )
+        reason = "" if outcome.stopped else restarts.again(outcome.code)
+        restarts.tell(outcome.code, again=bool(reason))
+        if not reason:
+            break
+        if outcome.message:
+            typer.echo(f"{step.name}: {outcome.message}", err=True)
+        typer.echo(f"{step.name}: {reason}")
+    if restarts.called_off:
+        return Outcome(GAVE_UP, message=f"called off by {step.out / 'KILL'}; remove it to go on")
+    if outcome.code not in FINAL and restarts.num_after_crash and restarts.exhausted:
+        used_up = f"not started again after {restarts.limit} crashes (max_restarts)"
+        return replace(outcome, message=f"{outcome.message}\n{used_up}")
+    return outcome
 
 
 def run_debug(step: Step, _: ClusterConfig) -> Outcome:

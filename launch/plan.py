@@ -24,6 +24,7 @@ from configs.schema import (
     ExperimentConfig,
     Frozen,
     GenerateConfig,
+    RunConfig,
     ShardsConfig,
     Stage1Config,
     Stage2Config,
@@ -91,9 +92,14 @@ class Step:
             return False
         return self.record.read_text() == to_yaml(self.config)
 
+    @property
+    def keeps_its_own_record(self) -> bool:
+        """True for training, which writes its configuration into the folder of the run."""
+        return isinstance(self.config, RunConfig)
+
     def write_record(self) -> None:
-        """Keep the configuration of a finished step; training runs write their own."""
-        if self.record is not None and self.kind not in ("stage1", "stage2"):
+        """Keep the configuration of a finished step that does not by itself."""
+        if self.record is not None and not self.keeps_its_own_record:
             self.record.parent.mkdir(parents=True, exist_ok=True)
             partial = self.record.with_name(self.record.name + ".partial")
             partial.write_text(to_yaml(self.config))

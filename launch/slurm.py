@@ -1,32 +1,34 @@
-"""A plan as Slurm jobs, through submitit: one job per step, later ones waiting with `afterok`.
+"""Submit a plan as Slurm jobs: code and configurations as they are now, later jobs waiting for earlier.
 
-The batch script that `--dry-run` prints is the one submitit would hand to sbatch, made by the same
-code from the same parameters.
+Two routes ask Slurm for the same and run the same: `launch.submitit_route` and `launch.sbatch`. What
+`--dry-run` prints is what would be submitted, made by the same code from the same plan.
 """
 
 import shlex
 import shutil
-from typing import Any
+from pathlib import Path
+from typing import Protocol
 
 import typer
-from submitit.slurm.slurm import SlurmExecutor
 
 from configs.schema import ClusterConfig
 from launch.errors import LaunchError
 from launch.executors import Steps, prepare
-from launch.job import StepJob
-from launch.plan import Step
+from launch.jobs import Job, Site, grouped, make_job, run_root
+from launch.sbatch import SbatchRoute
+from launch.snapshot import take_snapshot
 
 
-class _Renderer(SlurmExecutor):
-    """submitit's executor where there is no Slurm: it can write a script, not submit it."""
+class Route(Protocol):
+    """One way to hand a job to Slurm. `waits` are the ids of jobs that must succeed first."""
 
-    @classmethod
-    def affinity(cls) -> int:
-        return 1
+    def render(self, job: Job, waits: list[str]) -> str:
+        """The batch script."""
+        ...
 
-    def render(self) -> str:
-        return self._make_submission_file_text(self._submitit_command_str, uid="")
+    def send(self, job: Job, waits: list[str]) -> tuple[str, Path]:
+        """Submit it; gives its id and where its log will be. Raises LaunchError."""
+        ...
 
 
 def submit(steps: Steps, cluster: ClusterConfig) -> int:
@@ -36,90 +38,81 @@ def submit(steps: Steps, cluster: ClusterConfig) -> int:
             "no Slurm here (sbatch and srun are not on PATH): submit from a login node, look at "
             "the scripts with --dry-run, or run on this machine with --cluster local"
         )
+    site = _site(steps, cluster)
+    route = _route(site)
+    site.code.write()
+    typer.echo(f"code: {site.code.folder}")
     ids: dict[str, str] = {}
-    for step in steps:
-        waits = [ids[name] for name in step.after if name in ids]
-        if step.is_done() and not waits:
-            typer.echo(f"{step.name}: skipped, committed before")
+    for group in grouped(steps):
+        waits, left = _left(group, ids)
+        for step in group:
+            if step not in left:
+                typer.echo(f"{step.name}: skipped, committed before")
+        if not left:
             continue
-        prepare(step)
-        executor = SlurmExecutor(cluster.log_dir / "%j", max_num_timeout=cluster.max_requeues)
-        executor.update_parameters(**parameters(step, cluster, waits))
-        job = executor.submit(StepJob(step))
-        ids[step.name] = job.job_id
+        job = make_job(left, site.root)
+        for task in job.tasks:
+            prepare(task.step)
+            task.write()
+        try:
+            number, log = route.send(job, waits)
+        except LaunchError as error:
+            raise LaunchError(f"{job.name}: {error}{_submitted(ids)}") from error
+        ids |= dict.fromkeys(job.names, number)
         after = f" after {', '.join(waits)}" if waits else ""
-        typer.echo(f"{step.name}: job {job.job_id}{after}; logs {job.paths.folder}")
+        tasks = f" an array of {len(left)}: {', '.join(job.names)};" if job.is_array else ""
+        typer.echo(f"{job.name}: job {number}{after};{tasks} log {log}")
     return 0
 
 
 def describe(steps: Steps, cluster: ClusterConfig) -> None:
-    """Print each step's resolved command and the exact batch script that would be submitted."""
+    """Print what each job's tasks run and the exact batch script that would be submitted."""
+    site = _site(steps, cluster)
+    route = _route(site)
+    typer.echo(f"# code ({site.code.version}) -> {site.code.folder}\n")
     pending: dict[str, str] = {}
-    for step in steps:
-        waits = [pending[name] for name in step.after if name in pending]
-        if step.is_done() and not waits:
-            typer.echo(f"# step {step.name}: committed, would be skipped\n")
+    for group in grouped(steps):
+        waits, left = _left(group, pending)
+        for step in group:
+            if step not in left:
+                typer.echo(f"# step {step.name}: committed, would be skipped\n")
+        if not left:
             continue
-        pending[step.name] = f"JOBID_{step.name.replace('/', '_')}"
-        renderer = _Renderer(cluster.log_dir / "%j", max_num_timeout=cluster.max_requeues)
-        renderer.update_parameters(**parameters(step, cluster, waits))
-        typer.echo(f"# step {step.name} -> {step.out}; every task runs")
-        typer.echo(f"#   {shlex.join(['python', '-m', step.package, *step.args])}")
+        job = make_job(left, site.root)
+        pending |= dict.fromkeys(job.names, f"JOBID_{job.name.replace('-', '_')}")
+        for task in job.tasks:
+            typer.echo(
+                f"# step {task.step.name} -> {task.step.out}; every task of srun runs, from a"
+            )
+            typer.echo("# configuration written down at submission,")
+            typer.echo(f"#   {shlex.join(['python', '-m', task.step.package, *task.asked.args])}")
         if waits:
-            typer.echo("# JOBID_x stands for the id that Slurm gives to step x")
-        typer.echo(renderer.render())
+            typer.echo("# JOBID_x stands for the id that Slurm gives to job x")
+        typer.echo(route.render(job, waits))
 
 
-def parameters(step: Step, cluster: ClusterConfig, waits: list[str]) -> dict[str, Any]:
-    """What submitit needs for one step. `waits` are the ids of jobs that must succeed first."""
-    exports = [f"export {k}={shlex.quote(v)}" for k, v in sorted(cluster.env.items())]
-    given: dict[str, Any] = {
-        "job_name": step.name.replace("/", "-"),
-        "time": cluster.time_min,
-        "signal_delay_s": cluster.signal_lead_s,
-        "stderr_to_stdout": True,
-        "partition": cluster.partition,
-        "account": cluster.account,
-        "qos": cluster.qos,
-        "constraint": cluster.constraint,
-        "mem": None if cluster.memory_gb is None else f"{cluster.memory_gb}GB",
-        "dependency": f"afterok:{':'.join(waits)}" if waits else None,
-        # A failed `module load` must not go on to start ranks.
-        "setup": ["set -e", *cluster.setup, *exports],
-        **_shape(step, cluster),
-    }
-    # A job whose dependency failed otherwise stays in the queue for ever.
-    extra: dict[str, Any] = {"requeue": True}
-    extra |= {"kill-on-invalid-dep": "yes"} if waits else {}
-    given["additional_parameters"] = extra | dict(cluster.slurm_extra)
-    return {key: value for key, value in given.items() if value is not None}
+def _site(steps: Steps, cluster: ClusterConfig) -> Site:
+    root = run_root(steps, cluster)
+    return Site(cluster, take_snapshot(root), root, Path.cwd())
 
 
-def _shape(step: Step, cluster: ClusterConfig) -> dict[str, Any]:
-    """Nodes, tasks, cores and GPUs of one job."""
-    gpus = int(cluster.gpus_per_node)
-    # One failing rank ends the job at once; and srun (22.05 and later) does not take over the
-    # cores per task of the allocation.
-    shared = ["--kill-on-bad-exit=1", f"--cpus-per-task={cluster.cpus_per_rank}"]
-    if step.launch == "ranks":
-        return {
-            "nodes": cluster.nodes,
-            "ntasks_per_node": gpus or cluster.ranks_per_node,
-            "gpus_per_node": gpus or None,
-            "cpus_per_task": cluster.cpus_per_rank,
-            "srun_args": shared,
-        }
-    if step.launch == "mpi" and cluster.mpi != "none":
-        return {
-            "nodes": cluster.shard_nodes,
-            "ntasks_per_node": cluster.shard_ranks // cluster.shard_nodes,
-            "cpus_per_task": 1,
-            "srun_args": ["--kill-on-bad-exit=1", "--cpus-per-task=1", f"--mpi={cluster.mpi}"],
-        }
-    return {
-        "nodes": 1,
-        "ntasks_per_node": 1,
-        "gpus_per_node": 1 if gpus and step.package == "pipeline" else None,
-        "cpus_per_task": cluster.cpus_per_rank,
-        "srun_args": shared,
-    }
+def _route(site: Site) -> Route:
+    if site.cluster.executor == "sbatch":
+        return SbatchRoute(site)
+    # A tenth of a second to import.
+    from launch.submitit_route import SubmititRoute
+
+    return SubmititRoute(site)
+
+
+def _left(group: Steps, ids: dict[str, str]) -> tuple[list[str], Steps]:
+    """The jobs a group waits for, and its steps that are not done, or not done with what comes."""
+    waits = list(dict.fromkeys(ids[name] for name in group[0].after if name in ids))
+    return waits, tuple(step for step in group if waits or not step.is_done())
+
+
+def _submitted(ids: dict[str, str]) -> str:
+    numbers = list(dict.fromkeys(ids.values()))
+    if not numbers:
+        return ""
+    return f"; submitted before it: {' '.join(numbers)} (to take them back: scancel {' '.join(numbers)})"

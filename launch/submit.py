@@ -53,7 +53,7 @@ def submit(
     site = load_cluster(cluster, [f"{k}={v}" for k, v in given.items() if v is not None])
     steps = plan_steps(what, config, overrides or ())
     # submitit takes a tenth of a second to import, and the others need none of it.
-    if site.executor == "slurm":
+    if site.executor in ("slurm", "sbatch"):
         from launch import slurm
 
         code = slurm.describe(steps, site) if dry_run else slurm.submit(steps, site)

@@ -164,8 +164,13 @@ def versions() -> dict[str, str]:
 
 
 def code_version() -> str:
-    """The git revision of the code, with `+changes` where it differs from it; else the release."""
+    """The git revision of the code, with `+changes` where it differs from it; else the release.
+
+    A submitted job runs from a copy of the code, which says itself what it is a copy of.
+    """
     root = Path(__file__).parents[2]
+    if (root / "CODE_VERSION").is_file():
+        return (root / "CODE_VERSION").read_text().strip()
     try:
         result = subprocess.run(
             ["git", "-C", str(root), "describe", "--always", "--dirty=+changes"],

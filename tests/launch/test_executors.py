@@ -1,3 +1,4 @@
+import json
 import os
 import re
 import signal
@@ -35,11 +36,74 @@ if starts < 2: return 75
     assert step.is_done()
 
 
-def test_restarts_have_a_limit(tmp_path: Path, monkeypatch, capfd) -> None:
-    step = stub_step(tmp_path, monkeypatch, "return 75")
-    limited = LOCAL.model_copy(update={"max_requeues": 1})
-    assert run_here((step,), limited) == 75
-    assert "preempted more than 1 times" in capfd.readouterr().err
+COMMIT = """
+if os.environ['RANK'] == '1': return 0
+steps = len(list(FOLDER.glob('checkpoints/step-*')))
+folder = FOLDER / f'checkpoints/step-{steps + 1:08d}'
+"""
+
+
+def test_a_crash_that_got_further_is_started_again(tmp_path: Path, monkeypatch, capfd) -> None:
+    body = f"""{COMMIT}
+if steps == 2: return 0
+folder.mkdir(parents=True)
+(folder / 'MANIFEST.json').touch()
+import signal
+os.kill(os.getpid(), signal.SIGKILL)"""
+    step = stub_step(tmp_path, monkeypatch, body)
+    assert run_here((step,), LOCAL) == 0
+    said = capfd.readouterr()
+    assert "goes on from its last commit (restart 2 of at most 30)" in said.out
+    assert "rank 0 of 2 was killed by SIGKILL" in said.err
+
+
+def test_a_crash_that_committed_nothing_is_not(tmp_path: Path, monkeypatch, capfd) -> None:
+    body = f"{COMMIT}\nfolder.mkdir(parents=True)\nreturn 3"
+    step = stub_step(tmp_path, monkeypatch, body)
+    assert run_here((step,), LOCAL) == 3
+    assert len(list(tmp_path.glob("checkpoints/step-*"))) == 1
+    assert "restart" not in capfd.readouterr().out
+
+
+def test_crashes_have_a_limit(tmp_path: Path, monkeypatch, capfd) -> None:
+    body = f"{COMMIT}\nfolder.mkdir(parents=True)\n(folder / 'MANIFEST.json').touch()\nreturn 3"
+    step = stub_step(tmp_path, monkeypatch, body)
+    limited = LOCAL.model_copy(update={"max_restarts": 2})
+    assert run_here((step,), limited) == 3
+    assert len(list(tmp_path.glob("checkpoints/step-*"))) == 3
+    assert "not started again after 2 crashes (max_restarts)" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("code", [2, 65])
+def test_what_gave_up_is_not_started_again(tmp_path: Path, monkeypatch, code: int) -> None:
+    body = (
+        f"{COMMIT}\nfolder.mkdir(parents=True)\n(folder / 'MANIFEST.json').touch()\nreturn {code}"
+    )
+    step = stub_step(tmp_path, monkeypatch, body)
+    assert run_here((step,), LOCAL) == code
+    assert len(list(tmp_path.glob("checkpoints/step-*"))) == 1
+
+
+@pytest.mark.parametrize("code", [0, 75])
+def test_a_run_that_is_called_off_ends_the_plan(tmp_path, monkeypatch, capfd, code: int) -> None:
+    step = stub_step(tmp_path, monkeypatch, f"(FOLDER / 'KILL').touch()\nreturn {code}")
+    never = stub_step(tmp_path, monkeypatch, "(FOLDER / 'never').touch()", name="never")
+    assert run_here((step, never), LOCAL) == 65
+    assert not (tmp_path / "never").exists()
+    assert "KILL; remove it to go on" in capfd.readouterr().err
+
+
+def test_how_each_start_of_a_training_run_ended_is_kept(tmp_path: Path, monkeypatch) -> None:
+    body = """
+(FOLDER / 'config.yaml').touch()
+if os.environ['RANK'] == '1': return 0
+starts = FOLDER / 'starts'
+starts.open('a').write('x')
+return 75 if starts.read_text() == 'x' else 65"""
+    step = stub_step(tmp_path, monkeypatch, body)
+    assert run_here((step,), LOCAL) == 65
+    lines = [json.loads(line) for line in (tmp_path / "exits.jsonl").read_text().splitlines()]
+    assert [(line["code"], line["again"]) for line in lines] == [(75, True), (65, False)]
 
 
 def test_a_failing_step_ends_the_plan_with_its_exit_code(tmp_path, monkeypatch, capfd) -> None:

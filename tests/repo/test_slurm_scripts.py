@@ -4,17 +4,21 @@ The `srun` and `scontrol` here stand in for Slurm's, as there is none: srun star
 Slurm's variables, scontrol writes down that it was called and ends the job as Slurm would.
 """
 
+import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from configs import load_config, to_yaml
+
 ROOT = Path(__file__).parents[2]
 BATCH = sorted((ROOT / "slurm").glob("*.sbatch"))
-SCRIPTS = [*BATCH, ROOT / "slurm" / "common.sh", ROOT / ".ci" / "run"]
+SCRIPTS = [*BATCH, *sorted((ROOT / "slurm").glob("*.sh")), ROOT / ".ci" / "run"]
 
 SRUN = """#!/bin/bash
 while [[ "$1" == --* ]]; do shift; done
@@ -124,8 +128,8 @@ def test_a_preempted_job_is_requeued(job: Job) -> None:
 
 
 def test_a_cancelled_job_stays_cancelled(job: Job) -> None:
-    # The parent of this "rank" is srun, whose parent is the batch shell that Slurm signals too.
-    result = job.stage2(body="kill -TERM $(ps -o ppid= -p $PPID)\nexit 75")
+    # The batch shell is the parent of srun, which is that of rank.sh, which is that of this "rank".
+    result = job.stage2(body="kill -TERM $(ps -o ppid= -p $(ps -o ppid= -p $PPID))\nexit 75")
     assert result.returncode == 75
     assert not job.requeued
 
@@ -161,13 +165,90 @@ def test_crashes_have_a_limit(job: Job) -> None:
     assert not job.requeued
 
 
-@pytest.mark.parametrize("mark", ["DONE", "KILL"])
-def test_a_run_that_is_over_starts_no_rank(job: Job, mark: str) -> None:
+def test_a_run_that_is_done_starts_no_rank(job: Job) -> None:
     job.out.mkdir()
-    (job.out / mark).touch()
+    (job.out / "DONE").touch()
+    config = load_config("configs/stage2/small.yaml", [f"out={job.out}"])
+    (job.out / "config.yaml").write_text(to_yaml(config))
     result = job.stage2(body="exit 1")
     assert result.returncode == 0
+    assert "DONE exists, nothing to do" in result.stdout
     assert " local " not in result.stdout
+
+
+def test_a_run_that_is_to_be_longer_than_it_was_goes_on(job: Job) -> None:
+    job.out.mkdir()
+    (job.out / "DONE").touch()
+    config = load_config("configs/stage2/small.yaml", [f"out={job.out}", "engine.num_steps=1"])
+    (job.out / "config.yaml").write_text(to_yaml(config))
+    assert " local " in job.stage2().stdout
+
+
+def test_a_run_that_was_called_off_starts_no_rank_and_nothing_after_it(job: Job) -> None:
+    job.out.mkdir()
+    (job.out / "KILL").touch()
+    result = job.stage2(body="exit 1")
+    assert result.returncode == 65
+    assert " local " not in result.stdout
+
+
+def test_how_a_run_ended_is_kept_in_its_folder(job: Job) -> None:
+    job.out.mkdir()
+    (job.out / "config.yaml").touch()
+    job.stage2(body="exit 75")
+    job.stage2(body="exit 65")
+    lines = [json.loads(line) for line in (job.out / "exits.jsonl").read_text().splitlines()]
+    assert [(line["code"], line["again"]) for line in lines] == [(75, True), (65, False)]
+    assert lines[0]["job"] == "12345"
+
+
+def test_a_task_of_an_array_is_requeued_alone(job: Job) -> None:
+    variables = {"SLURM_ARRAY_JOB_ID": "12345", "SLURM_ARRAY_TASK_ID": "8"}
+    job.stage2(body="exit 75", **variables)
+    assert (job.folder / "calls").read_text() == "requeue 12345_8\n"
+
+
+def test_signals_reach_the_command_of_a_rank(tmp_path: Path) -> None:
+    """As to slurmd with cgroups, which signals the processes it started itself and no others."""
+    body = (
+        "import signal, sys, time\n"
+        "for name in sys.argv[1:]: signal.signal(getattr(signal, name), lambda *_: sys.exit(75))\n"
+        "print('ready', flush=True); time.sleep(30)"
+    )
+    variables = {
+        "SLURM_PROCID": "1",
+        "SLURM_LOCALID": "1",
+        "SLURM_NTASKS": "2",
+        "SLURM_NNODES": "1",
+    }
+    for number, name in enumerate(("SIGUSR1", "SIGUSR2", "SIGTERM")):
+        note = tmp_path / f"note{number}"
+        command = [str(ROOT / "slurm" / "rank.sh"), str(note), sys.executable, "-c", body, name]
+        rank = subprocess.Popen(
+            ["bash", *command], env=os.environ | variables, stdout=subprocess.PIPE, text=True
+        )
+        assert rank.stdout is not None
+        assert rank.stdout.readline() == "ready\n"
+        rank.send_signal(getattr(signal, name))
+        assert rank.wait(timeout=10) == 75
+        rank.stdout.close()
+        assert note.read_text() == "75\n"
+
+
+def test_the_first_rank_that_fails_is_noted(tmp_path: Path) -> None:
+    variables = {
+        "SLURM_PROCID": "1",
+        "SLURM_LOCALID": "1",
+        "SLURM_NTASKS": "2",
+        "SLURM_NNODES": "1",
+    }
+    note = tmp_path / "note"
+    for code in (0, 65, 137):
+        command = [str(ROOT / "slurm" / "rank.sh"), str(note), "bash", "-c", f"exit {code}"]
+        result = subprocess.run(["bash", *command], env=os.environ | variables, check=False)
+        assert result.returncode == code
+        assert note.exists() == (code != 0)
+    assert note.read_text() == "65\n"
 
 
 def test_a_wrong_configuration_starts_no_rank(job: Job) -> None:
@@ -184,6 +265,8 @@ def test_stage1_trains_a_modality_per_array_task(job: Job) -> None:
     assert f"train --config {argv[0]} {argv[1]} modality=LULC" in result.stdout
     (job.out / "LULC").mkdir(parents=True)
     (job.out / "LULC" / "DONE").touch()
+    config = load_config(argv[0], [argv[1], "modality=LULC"])
+    (job.out / "LULC" / "config.yaml").write_text(to_yaml(config))
     assert f"{job.out}/LULC/DONE exists" in job.run("stage1", *argv, **variables).stdout
     variables["SLURM_ARRAY_TASK_ID"] = "2"
     result = job.run("stage1", *argv, **variables)
