@@ -5,6 +5,7 @@ is left to do when a rank is killed. The script's own lines set an EXIT trap in 
 same as in all other job scripts, and `launch.job` puts submitit's handlers out of action.
 """
 
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -72,10 +73,20 @@ class SubmititRoute:
         parameters |= {
             "signal_delay_s": cluster.signal_lead_s,
             "stderr_to_stdout": True,
-            "setup": [*script_lines(job, self.site, sys.executable), "rendezvous"],
+            "setup": [
+                *script_lines(job, self.site, sys.executable),
+                _no_half_results(self.site.log_dir),
+                "rendezvous",
+            ],
             "srun_args": [*srun, *container_options(self.site)],
             "additional_parameters": given,
         }
         if cluster.array_parallelism is not None:
             parameters["array_parallelism"] = cluster.array_parallelism
         return parameters
+
+
+def _no_half_results(log_dir: Path) -> str:
+    """A rank killed while it wrote down how it ended leaves a file that no later start gets past."""
+    task = "${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}"
+    return f'task={task}; rm -f {shlex.quote(str(log_dir))}/"${{task:-$SLURM_JOB_ID}}"/*.save_tmp'

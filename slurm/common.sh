@@ -89,6 +89,12 @@ begin() {
     if [[ -e "$here/../CODE_VERSION" ]]; then
         say "code $(cd "$here/.." && pwd): $(<"$here/../CODE_VERSION")"
     fi
+    # sbatch wrote these down at submission; a job that was made smaller since has fewer.
+    if [[ -n "${SLURM_NTASKS_PER_NODE:-}" ]]; then
+        SLURM_NTASKS=$((SLURM_NNODES * SLURM_NTASKS_PER_NODE))
+        SLURM_NPROCS=$SLURM_NTASKS
+        export SLURM_NTASKS SLURM_NPROCS
+    fi
     before=$(committed)
     note=${LOG_DIR:-$PWD}/.exit-$SLURM_JOB_ID
     rm -f "$note"

@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -118,8 +119,17 @@ class FakeSlurm:
     def srun(self) -> str:
         return (self.folder / "srun").read_text()
 
-    def run(self, number: int, task: int | None = None, at_most: int = 5) -> Ended:
-        """Run a job, or one task of an array, until it ends without being requeued."""
+    def run(
+        self,
+        number: int,
+        task: int | None = None,
+        at_most: int = 5,
+        more: Mapping[str, str] | None = None,
+    ) -> Ended:
+        """Run a job, or one task of an array, until it ends without being requeued.
+
+        `more` are variables of the job beside those, or in the place of those, that it always has.
+        """
         given = directives(self.script(number))
         # The last task of an array to start has the plain number of the array.
         environment = os.environ | {
@@ -130,6 +140,7 @@ class FakeSlurm:
             "SLURM_NTASKS": given["ntasks-per-node"],
             "SLURM_CPUS_PER_TASK": given["cpus-per-task"],
         }
+        environment |= more or {}
         if task is not None:
             environment |= {"SLURM_ARRAY_JOB_ID": str(number), "SLURM_ARRAY_TASK_ID": str(task)}
         name = str(number) if task is None else f"{number}_{task}"

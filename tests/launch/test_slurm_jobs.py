@@ -92,6 +92,30 @@ def test_a_killed_rank_ends_the_job_if_nothing_was_committed(
     assert "committed nothing since the start" in ended.log
 
 
+def test_a_job_that_was_made_smaller_starts_fewer_ranks(
+    slurm, cluster, tmp_path, monkeypatch
+) -> None:
+    """Sbatch's own SLURM_NTASKS is of the submission: two nodes with two tasks each."""
+    body = "(FOLDER / f\"rank{os.environ['RANK']}\").write_text(os.environ['WORLD_SIZE'])"
+    submit_one(body, cluster, tmp_path, monkeypatch)
+    ended = slurm.run(100, more={"SLURM_NTASKS": "4", "SLURM_NTASKS_PER_NODE": "2"})
+    assert ended.code == 0, ended.log
+    assert [p.read_text() for p in sorted(tmp_path.glob("rank?"))] == ["2", "2"]
+
+
+def test_a_rank_killed_while_it_told_how_it_ended_does_not_spoil_the_next_start(
+    slurm, tmp_path, monkeypatch
+) -> None:
+    site = ClusterConfig(
+        kind="cluster", executor="slurm", ranks_per_node=1, log_dir=tmp_path / "log files"
+    )
+    submit_one("return 0", site, tmp_path, monkeypatch)
+    half = tmp_path / "log files" / "100" / "100_0_result.pkl.save_tmp"
+    half.write_text("")
+    ended = slurm.run(100)
+    assert ended.code == 0, ended.log
+
+
 def test_crashes_have_a_limit(slurm, cluster, tmp_path, monkeypatch) -> None:
     body = "if os.environ['RANK'] == '0':\n    commit(number + 1)\n    return 1\ntime.sleep(30)"
     twice = cluster.model_copy(update={"max_restarts": 2})
