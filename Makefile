@@ -15,7 +15,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test quick test-dist lint fmt types imports clean
+.PHONY: help demo test quick test-dist test-cluster lint fmt types imports clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -29,6 +29,13 @@ test: $(VENV)/.dev ## all checks and all tests
 	    $(MAKE) --no-print-directory $$check || exit; \
 	    echo "== make $$check: $$(($$(date +%s) - begin)) s"; \
 	done
+	@begin=$$(date +%s); \
+	if $(BIN)/python -m tests.cluster.packages --check; then \
+	    $(MAKE) --no-print-directory test-cluster || exit; \
+	    echo "== make test-cluster: $$(($$(date +%s) - begin)) s"; \
+	else \
+	    echo "== make test-cluster: skipped"; \
+	fi
 
 quick: $(VENV)/.dev ## the tests that need one process
 	$(BIN)/python -m pytest $(ARGS)
@@ -36,10 +43,16 @@ quick: $(VENV)/.dev ## the tests that need one process
 test-dist: $(VENV)/.dev ## the tests that need several ranks, MPI or a browser
 	$(BIN)/python -m pytest -m "dist or mpi or browser" $(ARGS)
 
+# Swept also when pytest was killed and could not do it itself.
+test-cluster: $(VENV)/.dev ## the tests on a real Slurm of two nodes made on this machine (root on Debian)
+	@$(BIN)/python -m tests.cluster.packages
+	@$(BIN)/python -m pytest -m cluster $(ARGS); code=$$?; \
+	    $(BIN)/python -m tests.cluster.up --sweep; exit $$code
+
 lint: $(VENV)/.dev ## ruff and shellcheck
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/shellcheck --external-sources slurm/*.sbatch slurm/common.sh .ci/run
+	$(BIN)/shellcheck --external-sources slurm/*.sbatch slurm/*.sh .ci/run
 
 fmt: $(VENV)/.dev ## format and fix what can be fixed
 	$(BIN)/ruff check --fix-only .

@@ -1,4 +1,4 @@
-"""`python -m pipeline`: train, tokenize, generate, report.
+"""`python -m pipeline`: inspect and doctor before, train, tokenize, generate, then report.
 
 Every command recognises finished work from the disk and goes on with unfinished work. Exit codes:
 0 done; 2 something to correct; 65 gave up, starting again would not help; 75 committed, start me again.
@@ -72,6 +72,61 @@ def generate(config: ConfigOption, overrides: Overrides = None) -> None:
         from pipeline.generate.run import generate as work
 
         return work(loaded)
+
+    _exit_with(run)
+
+
+@app.command()
+def inspect(
+    config: ConfigOption,
+    overrides: Overrides = None,
+    world: Annotated[int, typer.Option(help="number of ranks", min=1)] = 1,
+    as_json: Annotated[bool, typer.Option("--json")] = False,
+) -> None:
+    """Show what a training run would be and need: parameters, FLOPs, memory; without GPU and data."""
+    loaded = load_config(config, overrides or ())
+    if not isinstance(loaded, Stage1Config | Stage2Config):
+        raise ConfigError(f"{config}: only training runs are inspected, stage1 and stage2")
+
+    def run() -> int:
+        from pipeline.inspection.show import inspect as show
+
+        show(loaded, world, as_json=as_json)
+        return 0
+
+    _exit_with(run)
+
+
+@app.command()
+def doctor(
+    out: Annotated[Path, typer.Option(help="where runs are written")] = Path("runs"),
+    shards: Annotated[str, typer.Option(help="a data set to read from, folder or URL")] = "",
+    as_json: Annotated[bool, typer.Option("--json")] = False,
+) -> None:
+    """Tell what this machine has and what will not work; exit code 1 where something would fail."""
+    from pipeline.inspection.diagnosis import diagnose
+
+    if not diagnose(out, shards, as_json=as_json):
+        raise typer.Exit(1)
+
+
+@app.command()
+def reshard(
+    commit: Annotated[Path, typer.Argument(help="RUN/checkpoints/step-XXXXXXXX")],
+    ranks: Annotated[int, typer.Option(help="how many files the copy has", min=1)],
+    out: Annotated[Path, typer.Option(help="folder of the copy; must not exist")],
+) -> None:
+    """Copy a commit as if another number of ranks had written it, checked byte for byte.
+
+    Training does without: any number of ranks reads any commit. For archives, and for moving a run.
+    """
+
+    def run() -> int:
+        from pipeline.engine.reshard import reshard as work
+
+        for line in work(commit, ranks, out):
+            _tell(line)
+        return 0
 
     _exit_with(run)
 

@@ -190,5 +190,21 @@ class EngineConfig(Frozen):
             raise ValueError(
                 "compile does not go with ZeRO-3, which takes weights apart; use 0, 1 or 2"
             )
-        if stage == 0 and self.optimizer.name == "muon":
+        if self.optimizer.name == "muon":
+            self._fits_muon()
+        if self.optimizer.name in ("apex_adam", "deepspeed_adam") and offload.optimizer != "none":
+            raise ValueError(
+                f"{self.optimizer.name} runs on GPUs only; with offload.optimizer write "
+                "optimizer.name: adamw"
+            )
+
+    def _fits_muon(self) -> None:
+        if self.zero_stage == 0:
             raise ValueError("muon needs zero_stage 1, 2 or 3, or kind: plain")
+        if self.zero_stage == 1 and self.precision == "bf16":
+            raise ValueError("muon in bf16 needs zero_stage 2 or 3, or kind: plain")
+        if self.offload.optimizer != "none":
+            raise ValueError(
+                "muon does not go with offload.optimizer: DeepSpeed keeps its momentum of a dropped "
+                "step, and otherwise cut than without; write offload.optimizer: none"
+            )

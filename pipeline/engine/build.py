@@ -4,6 +4,7 @@ fused norms -> activation checkpointing -> compile -> DeepSpeed or plain torch
 """
 
 import functools
+from collections.abc import Iterator
 
 from torch import nn
 from torch.utils.checkpoint import checkpoint
@@ -19,13 +20,11 @@ def build_engine(model: nn.Module, config: EngineConfig, world: World, num_micro
     """The engine of one rank. Raises ConfigError when something asked for is not installed."""
     if config.layer_norm == "apex":
         use_fused_norms(model)
-    for module in model.modules():
-        if isinstance(module, EncoderBlock | DecoderBlock):
-            if config.activation_checkpointing:
-                # Around the block's own forward: hooks on the block, such as ZeRO-3's, run once.
-                module.forward = functools.partial(checkpoint, module.forward, use_reentrant=False)
-            if config.compile:
-                module.compile()
+    if config.activation_checkpointing:
+        use_checkpointing(model)
+    if config.compile:
+        for block in _blocks(model):
+            block.compile()
     if config.kind == "plain":
         from pipeline.engine.plain import PlainEngine
 
@@ -34,6 +33,17 @@ def build_engine(model: nn.Module, config: EngineConfig, world: World, num_micro
     from pipeline.engine.deepspeed import DeepSpeedEngine
 
     return DeepSpeedEngine(model, config, world, num_micro)
+
+
+def use_checkpointing(model: nn.Module) -> None:
+    """Keep of each transformer block its input alone, and compute the rest again going backward."""
+    for block in _blocks(model):
+        # Around the block's own forward: hooks on the block, such as ZeRO-3's, run once.
+        block.forward = functools.partial(checkpoint, block.forward, use_reentrant=False)
+
+
+def _blocks(model: nn.Module) -> Iterator[nn.Module]:
+    return (m for m in model.modules() if isinstance(m, EncoderBlock | DecoderBlock))
 
 
 def use_fused_norms(model: nn.Module) -> None:

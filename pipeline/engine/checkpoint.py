@@ -18,7 +18,7 @@ import shutil
 import warnings
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ import xxhash
 
 from pipeline.engine.base import Piece, Scalars
 from pipeline.engine.distributed import World
-from pipeline.engine.errors import CheckpointError
+from pipeline.engine.errors import CheckpointError, OtherFormatError
 from pipeline.engine.statefile import Snapshot, Written, file_name
 
 MANIFEST = "MANIFEST.json"
@@ -170,15 +170,15 @@ class CheckpointStore:
         """In rank 0's writer thread: the files are on disk, make them a commit."""
         temporary = self._temporary(commit)
         files = {w.name: {"bytes": w.num_bytes, "xxh3_128": w.digest} for w in written}
-        manifest = temporary / MANIFEST
-        manifest.write_text(json.dumps(asdict(commit) | {"files": files}, indent=1))
-        _fsync(manifest)
+        write_manifest(temporary, replace(commit, files=files))
         _fsync(temporary)
         if final.exists():  # a damaged commit of the same step that was passed over on resume
             _discard(final)
         temporary.rename(final)
         _fsync(self.folder)
-        for old in committed(self.folder)[self._keep_last :]:
+        # Later ones were passed over as damaged: they push out nothing that is whole.
+        so_far = [c for c in committed(self.folder) if c.name <= final.name]
+        for old in so_far[self._keep_last :]:
             if not self._keep_every or int(old.name[5:]) % self._keep_every:
                 _discard(old)
 
@@ -207,18 +207,37 @@ def committed(folder: Path) -> list[Path]:
     )
 
 
+def write_manifest(folder: Path, commit: Commit) -> None:
+    """Write and flush it, with a digest of itself: a cursor that is wrong by a bit is wrong."""
+    values = asdict(commit)
+    manifest = folder / MANIFEST
+    manifest.write_text(json.dumps(values | {"digest": _digest_of(values)}, indent=1))
+    _fsync(manifest)
+
+
 def read_manifest(folder: Path) -> Commit:
-    """The manifest of a commit. Raises CheckpointError."""
+    """The manifest of a commit.
+
+    Raises OtherFormatError for one of another version of this project, CheckpointError for one that
+    is damaged.
+    """
+    path = folder / MANIFEST
     try:
-        values = json.loads((folder / MANIFEST).read_text())
+        values = json.loads(path.read_text())
         if values.get("format", 1) != FORMAT:
-            raise CheckpointError(
+            raise OtherFormatError(
                 f"{folder} was written by another version of this project; go on with that version, "
-                "or start anew in another folder"
+                "or start anew with out=ANOTHER_FOLDER"
             )
+        if values.pop("digest", None) != _digest_of(values):
+            raise CheckpointError(f"{path} is not what was committed: its digest differs")
         return Commit(**values)
     except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{folder / MANIFEST} is not readable: {error}") from error
+        raise CheckpointError(f"{path} is not readable: {error}") from error
+
+
+def _digest_of(values: dict[str, Any]) -> str:
+    return xxhash.xxh3_128_hexdigest(json.dumps(values, sort_keys=True).encode())
 
 
 def verify(folder: Path, share: int = 0, num_shares: int = 1) -> Commit:
@@ -252,8 +271,12 @@ def digest(path: Path) -> str:
 def _verified(folder: Path, share: int, num_shares: int) -> Commit | str:
     try:
         return verify(folder, share, num_shares)
+    except OtherFormatError:  # nothing is wrong with it: no reason to take an older one
+        raise
     except CheckpointError as error:
         return str(error)
+    except OSError as error:  # a disk that gives back nothing
+        return f"{folder} is not readable: {error}"
 
 
 def _attempt(action: Callable[[], None]) -> str | None:

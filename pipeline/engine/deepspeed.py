@@ -10,6 +10,7 @@ import io
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -21,7 +22,6 @@ if not torch.cuda.is_available():
 os.environ.setdefault("DS_LOG_LEVEL", "error")
 
 import deepspeed
-import deepspeed.comm.torch as ds_torch_backend
 
 from configs.schema import EngineConfig, OffloadConfig
 from pipeline.data.loader import Batch
@@ -197,4 +197,6 @@ def _leave_out_shm_op() -> None:
     Training never calls it (it serves inference), building it takes a compiler and up to a minute,
     and without a compiler its constructor raises and the run would not start.
     """
-    ds_torch_backend.build_shm_op = lambda: None
+    # By its full name: as an attribute of deepspeed.comm, `torch` may be torch itself.
+    backend: Any = import_module("deepspeed.comm.torch")
+    backend.build_shm_op = lambda: None

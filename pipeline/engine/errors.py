@@ -9,5 +9,9 @@ class CheckpointError(RunError):
     """A checkpoint cannot be written or read; says which file and what to do."""
 
 
+class OtherFormatError(CheckpointError):
+    """A checkpoint of another version of this project: whole, and not readable here."""
+
+
 class DivergedError(RunError):
     """Training produced nothing but non-finite numbers; starting it again would not help."""

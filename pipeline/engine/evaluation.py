@@ -1,6 +1,7 @@
 """Held-out values on a fixed set of samples, shared out over the ranks."""
 
 import itertools
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -16,9 +17,17 @@ from pipeline.engine.objective import Objective
 
 @torch.no_grad()
 def evaluate(
-    objective: Objective, engine: Engine, world: World, num_samples: int, batch_size: int
+    objective: Objective,
+    engine: Engine,
+    world: World,
+    num_samples: int,
+    batch_size: int,
+    progress: Callable[[], None],
 ) -> dict[str, float]:
-    """The objective's held-out values; empty where nothing is held out. All ranks must call it."""
+    """The objective's held-out values; empty where nothing is held out. All ranks must call it.
+
+    `progress` is called before each batch.
+    """
     indices = spread(objective.eval_indices, num_samples)
     if not len(indices):
         return {}
@@ -29,6 +38,7 @@ def evaluate(
     most = -(-len(indices) // world.size)
     mine = indices[world.rank :: world.size]
     for start in range(0, most, batch_size):
+        progress()
         chunk = mine[start : start + batch_size]
         weight = 1 if len(chunk) else 0
         samples = [_sample(objective, int(i), indices) for i in (chunk if weight else indices[:1])]

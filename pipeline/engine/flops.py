@@ -29,8 +29,16 @@ def peak_flops(device: torch.device) -> float | None:
     return PEAK_TFLOPS[max(known, key=len)] * 1e12 if known else None
 
 
+BACKWARD_FACTOR = 3
+"""Forward and backward together, as a multiple of forward: each product has two in its gradient.
+
+What activation checkpointing computes a second time is not counted (model FLOPs, Chowdhery et al. 2022,
+appendix B).
+"""
+
+
 class FlopCounter:
-    """Counts what runs inside. Forward and backward of linear layers, attention and convolutions."""
+    """Counts what runs inside: linear layers, attention and convolutions."""
 
     def __init__(self) -> None:
         self._mode = FlopCounterMode(display=False)

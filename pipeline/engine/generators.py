@@ -17,8 +17,11 @@ def pieces(world: World) -> Iterator[Piece]:
 
 
 def restore(reader: StateReader, world: World, seed: int, step: int, saved_ranks: int) -> None:
-    """Back to where the commit left them; with another number of ranks, to fresh ones for its step."""
-    if saved_ranks != world.size:
+    """Back to where the commit left them; with another number of ranks, to fresh ones for its step.
+
+    A resharded commit has none.
+    """
+    if saved_ranks != world.size or _name(world.rank, "cpu") not in reader.shapes:
         start(world, seed, step)
         return
     torch.set_rng_state(reader.whole(_name(world.rank, "cpu")))

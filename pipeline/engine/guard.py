@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from configs.schema import GuardConfig
+from pipeline.engine.distributed import World
 from pipeline.engine.errors import DivergedError
 from pipeline.engine.lifecycle import write_atomic
 
@@ -103,14 +104,15 @@ class Guard:
 class LeftOut:
     """Stretches of the stream of samples that the run goes without, in RUN/guard.json."""
 
-    def __init__(self, folder: Path, max_rollbacks: int):
-        self._path, self._max = folder / FILE, max_rollbacks
-        self.stretches: list[tuple[int, int]] = []
-        if self._path.is_file():
+    def __init__(self, folder: Path, max_rollbacks: int, world: World):
+        self._path, self._max, self._world = folder / FILE, max_rollbacks, world
+        found = []
+        if world.is_main and self._path.is_file():
             found = json.loads(self._path.read_text())["left_out"]
-            self.stretches = [(start, stop) for start, stop in found]
+        # Read by one: what a network file system shows to others may be older.
+        self.stretches = [(start, stop) for start, stop in world.broadcast(found)]
 
-    def add(self, start: int, stop: int, *, write: bool) -> None:
+    def add(self, start: int, stop: int) -> None:
         """Leave out positions [start, stop). Raises DivergedError when that happened too often."""
         if len(self.stretches) >= self._max:
             raise DivergedError(
@@ -119,5 +121,5 @@ class LeftOut:
                 "`python -m shards verify`; what was skipped stands in RUN/skipped"
             )
         self.stretches.append((start, stop))
-        if write:
+        if self._world.is_main:
             write_atomic(self._path, json.dumps({"left_out": self.stretches}))

@@ -25,15 +25,21 @@ from configs.schema import WatchConfig
 STALLED = 70
 """Exit code of ranks that left because training made no progress (EX_SOFTWARE): a crash like others."""
 
+FINISHING = "finish"
+"""The phase of a rank that writes what a finished run leaves, or waits for the one that does."""
+
 WAITING = "wait"
 """The phase of a rank that waits for the others."""
 
 
 @dataclass(frozen=True)
 class _Progress:
+    """`since` is the time of day, for people; `clock` does not jump when somebody sets that."""
+
     step: int
     phase: str
     since: float
+    clock: float
 
 
 class Heartbeat:
@@ -42,7 +48,7 @@ class Heartbeat:
     def __init__(self, folder: Path, rank: int, num_ranks: int, config: WatchConfig):
         self._folder, self._rank, self._num_ranks = folder / "heartbeat", rank, num_ranks
         self._config = config
-        self._progress = _Progress(0, "start", time.time())
+        self.at(0, "start")
         self._reported = False
         self._stop = threading.Event()
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -51,7 +57,7 @@ class Heartbeat:
 
     def at(self, step: int, phase: str) -> None:
         """The loop has got here."""
-        self._progress = _Progress(step, phase, time.time())
+        self._progress = _Progress(step, phase, time.time(), time.monotonic())
 
     def close(self) -> None:
         """Stop; the file of a rank that left in order is taken away."""
@@ -84,14 +90,16 @@ class Heartbeat:
         partial.rename(path)
 
     def _look(self) -> None:
-        stalled_s = time.time() - self._progress.since
+        stalled_s = time.monotonic() - self._progress.clock
         if stalled_s < self._config.stall_s:
             self._reported = False
             return
         if not self._reported:
             self._reported = True
             self._report(stalled_s)
-        if self._config.abort_s and stalled_s > self._config.abort_s:
+        # What an objective writes at the very end may take as long as it likes.
+        patient = not self._config.abort_s or self._progress.phase == FINISHING
+        if not patient and stalled_s > self._config.abort_s:
             _tell(f"rank {self._rank}: no progress for {stalled_s:.0f} s, leaving with {STALLED}")
             os._exit(STALLED)
 
@@ -138,5 +146,7 @@ def read_beat(path: Path) -> dict[str, Any] | None:
 
 
 def _tell(text: str) -> None:
-    sys.stderr.write(f"watch: {text}\n")
-    sys.stderr.flush()
+    # A log on a full disk, or closed by whoever read it, must not end the watch either.
+    with contextlib.suppress(OSError, ValueError):
+        sys.stderr.write(f"watch: {text}\n")
+        sys.stderr.flush()

@@ -9,7 +9,10 @@ from its last commit and ends where it would have ended.
 """
 
 import time
+from pathlib import Path
 from typing import Any
+
+import torch
 
 from configs.schema import RunConfig
 from pipeline.data.cursor import cursors
@@ -19,12 +22,12 @@ from pipeline.engine import generators, lifecycle
 from pipeline.engine.base import Forward
 from pipeline.engine.build import build_engine
 from pipeline.engine.checkpoint import CheckpointStore, Commit
-from pipeline.engine.distributed import World
+from pipeline.engine.distributed import World, to_device
 from pipeline.engine.errors import CheckpointError, RunError
 from pipeline.engine.evaluation import evaluate
-from pipeline.engine.flops import FlopCounter
+from pipeline.engine.flops import BACKWARD_FACTOR, FlopCounter
 from pipeline.engine.guard import Guard, LeftOut, Verdict
-from pipeline.engine.heartbeat import WAITING, Heartbeat
+from pipeline.engine.heartbeat import FINISHING, WAITING, Heartbeat
 from pipeline.engine.metrics import say
 from pipeline.engine.objective import Objective
 from pipeline.engine.profile import Profile
@@ -32,6 +35,7 @@ from pipeline.engine.reporter import Reporter
 from pipeline.engine.resume import check_identity, plain, restore
 from pipeline.engine.samplelog import SampleLog
 from pipeline.engine.schedule import build_schedule
+from pipeline.engine.vote import Vote
 
 
 class Trainer:
@@ -71,12 +75,14 @@ class Trainer:
             }
         )
         self.guard = Guard(engine.guard)
-        self.left_out = LeftOut(config.out, engine.guard.max_rollbacks)
+        self.left_out = LeftOut(config.out, engine.guard.max_rollbacks, world)
         self.reporter = Reporter(config, title, objective, world, self.schedule.num_steps)
         self.samples = SampleLog(config.out, objective.dataset, self.order, self.part)
         self.profile = Profile(config.out, world.rank, engine.profiler)
         self.step = self.cursor = 0
         self.committed_step = -1
+        # Whether the save under way is one that a person asked for.
+        self._asked = False
         self.evaluated: dict[str, float] = {}
         self.loader: Loader | None = None
 
@@ -90,7 +96,9 @@ class Trainer:
         changed = check_identity(folder, commit, self.identity, allow=engine.allow_changes)
         if changed and self.world.is_main:
             say(f"{self.title:<18} goes on though {'; '.join(changed)}")
-        restore(self.engine, folder, commit, self.world, engine.seed)
+        # What one optimizer has learned about the gradients means nothing to another.
+        same = not any(line.startswith("optimizer.name ") for line in changed)
+        restore(self.engine, folder, commit, self.world, engine.seed, with_optimizer=same)
         self.step = self.committed_step = commit.step
         self.cursor = commit.cursor
         self.guard.restore(commit.guard)
@@ -129,7 +137,9 @@ class Trainer:
             self.reporter.window.wait_s += time.perf_counter() - began
             self.heartbeat.at(self.step, "forward")
             self.profile.at(self.step)
-            outputs = [self._forward_backward(batch) for batch in micro]
+            if self.reporter.flops_per_sample is None:
+                self.reporter.flops_per_sample = self._count_flops(micro[0])
+            outputs = [self.engine.forward_backward(batch) for batch in micro]
             self.heartbeat.at(self.step, WAITING)
             vote = self._vote(outputs, stop)
             info = self.engine.step(
@@ -150,8 +160,8 @@ class Trainer:
 
             last = self.step == self.schedule.num_steps
             leave = vote.stop or vote.kill
-            if self.store.advance(vote.busy, vote.failed) and vote.save:
-                self._say("committed as asked")
+            self._committed(self.store.advance(vote.busy, vote.failed))
+            asked = vote.save and not self._asked
             due = self.step % engine.checkpoint.every_steps == 0
             if last or leave or due or self.step % engine.log_every == 0:
                 assert self.loader is not None
@@ -159,10 +169,9 @@ class Trainer:
                 self.reporter.report(self.step, factor, info.grad_norm, self.loader.take_damage())
             if last or (engine.eval_every and self.step % engine.eval_every == 0):
                 self._evaluate()
-            if last or leave or due or vote.save:
+            if last or leave or due or asked:
+                self._asked = self._asked or asked
                 self._save(wait=last or leave or not engine.checkpoint.background)
-            if vote.save and self.world.is_main:
-                (self.config.out / "SAVE").unlink(missing_ok=True)
             if leave and not last:
                 return self._leave(stop, kill=vote.kill)
         return self._finish()
@@ -193,20 +202,20 @@ class Trainer:
         starts = cursors(self.cursor, self.config.engine.global_batch, self.left_out.stretches)
         return zip(starts, self.loader, strict=False)
 
-    def _forward_backward(self, batch: Batch) -> Forward:
-        if self.reporter.flops_per_sample is not None:
-            return self.engine.forward_backward(batch)
-        with FlopCounter() as counter:
-            output = self.engine.forward_backward(batch)
-        count = max(1.0, float(output.sums["count"]))
-        self.reporter.flops_per_sample = counter.total / count
-        return output
+    @torch.no_grad()
+    def _count_flops(self, batch: Batch) -> float:
+        """Operations of one sample, forward and backward, from one batch as it comes."""
+        devices = [self.world.device] if self.world.device.type == "cuda" else []
+        # The extra pass must not shift the random numbers of the training that follows.
+        with torch.random.fork_rng(devices), FlopCounter() as counter:
+            output = self.engine.model(to_device(batch, self.world.device))
+        return BACKWARD_FACTOR * counter.total / max(1.0, float(output.sums["count"]))
 
-    def _vote(self, outputs: list[Forward], stop: lifecycle.StopFlag) -> "_Vote":
+    def _vote(self, outputs: list[Forward], stop: lifecycle.StopFlag) -> Vote:
         save, kill = lifecycle.wishes(self.config.out) if self.world.is_main else (False, False)
         local = sum(o.loss.get() for o in outputs) / self.config.engine.global_batch
         loss, *rest = self.world.add(local, bool(stop), kill, save, *self.store.state)
-        return _Vote(loss, *rest)
+        return Vote(loss, *rest)
 
     def _evaluate(self) -> None:
         self.heartbeat.at(self.step, "eval")
@@ -214,7 +223,12 @@ class Trainer:
         batch_size = max(1, engine.global_batch // self.world.size)
         with self.engine.averaged():
             self.evaluated = evaluate(
-                self.objective, self.engine, self.world, engine.eval_samples, batch_size
+                self.objective,
+                self.engine,
+                self.world,
+                engine.eval_samples,
+                batch_size,
+                lambda: self.heartbeat.at(self.step, "eval"),
             )
         self.reporter.evaluated(self.step, self.evaluated)
 
@@ -236,14 +250,22 @@ class Trainer:
             self.committed_step = self.step
             self.reporter.stalled_s = time.perf_counter() - began
         if wait:
-            self.store.finish()
+            self._committed(self.store.finish())
+
+    def _committed(self, folder: Path | None) -> None:
+        """A save came to its end; where a person had asked for one, say so."""
+        if folder is not None and self._asked:
+            self._asked = False
+            self._say(f"committed as asked: {folder}")
+            if self.world.is_main:
+                (self.config.out / "SAVE").unlink(missing_ok=True)
 
     def _roll_back(self) -> Any:
         """To the last commit, and from there on without the data of the skipped steps."""
         self.heartbeat.at(self.step, "rollback")
         self.store.finish()
         first = min(position for _, position in self.guard.skipped)
-        self.left_out.add(first, self.cursor, write=self.world.is_main)
+        self.left_out.add(first, self.cursor)
         left = self.step
         found = self.store.latest()
         if found is None:
@@ -274,7 +296,7 @@ class Trainer:
         return lifecycle.REQUEUE
 
     def _finish(self) -> int:
-        self.heartbeat.at(self.step, "finish")
+        self.heartbeat.at(self.step, FINISHING)
         started = time.perf_counter()
         with self.engine.averaged(), self.engine.whole_model():
             if self.world.is_main:
@@ -289,13 +311,3 @@ class Trainer:
     def _say(self, text: str) -> None:
         if self.world.is_main:
             say(f"{self.title:<18} {text}")
-
-
-class _Vote:
-    """What the ranks agreed on: the loss of the global batch, wishes, and how a save is doing."""
-
-    def __init__(
-        self, loss: float, stop: float, kill: float, save: float, busy: float, failed: float
-    ):
-        self.loss, self.busy, self.failed = loss, busy, failed
-        self.stop, self.kill, self.save = stop > 0, kill > 0, save > 0

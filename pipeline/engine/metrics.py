@@ -73,7 +73,10 @@ class MetricsLog:
             self._wandb.log({f"{group}/{n}": v for n, v in values.items()}, step=step)
 
     def _write(self, line: dict[str, Any]) -> None:
-        self._file.write(json.dumps({**line, "time": round(time.time(), 3)}) + "\n")
+        line = {**line, "time": round(time.time(), 3)}
+        # JSON has no NaN and no infinity; a reader in another language would stop there.
+        line = {k: None if _is_no_number(v) else v for k, v in line.items()}
+        self._file.write(json.dumps(line) + "\n")
         self._file.flush()
 
 
@@ -139,10 +142,21 @@ def keep_until(path: Path, step: int, *, events: bool = False) -> None:
     """Drop the lines of a record that lie beyond a step, whole lines and halves; or all but events."""
     if not path.is_file():
         return
-    kept = [line for line in _lines(path) if line["step"] <= step or (events and "event" in line)]
+    lines = _lines(path)
+    # What was left out when the run went back to a commit stays left out, and will not happen again.
+    settled = max((i for i, x in enumerate(lines) if x.get("event") == "rolled back"), default=-1)
+    kept = [
+        line
+        for i, line in enumerate(lines)
+        if line["step"] <= step or ("event" in line and (events or i <= settled))
+    ]
     temporary = path.with_suffix(".tmp")
     temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
     temporary.rename(path)
+
+
+def _is_no_number(value: Any) -> bool:
+    return isinstance(value, float) and not math.isfinite(value)
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ from torch import nn
 from configs import ConfigError
 from configs.schema import OptimizerConfig
 
-_BLOCK = re.compile(r"(?:^|\.)(?:encoder|decoder|blocks)\.(\d+)\.")
+_BLOCK = re.compile(r"(?:^|[._])(?:encoder|decoder|blocks)\.(\d+)\.")
 
 
 def is_decayed(name: str, parameter: nn.Parameter) -> bool:
@@ -151,19 +151,18 @@ def _depths(names: Iterable[str]) -> dict[str, int]:
     A decoder's blocks lie above those of the encoder.
     """
     names = list(names)
-    num = {
-        part: 1
-        + max((int(m[1]) for n in names if part in n and (m := _BLOCK.search(n))), default=-1)
-        for part in ("encoder", "decoder", "blocks")
-    }
-    below = {"encoder": 0, "blocks": 0, "decoder": max(num["encoder"], num["blocks"])}
-    top = below["decoder"] + num["decoder"] + 1
+    blocks = {}
+    for name in names:
+        if match := _BLOCK.search(name):
+            blocks[name] = "decoder" in name[: match.start(1)], int(match[1])
+    num_below = 1 + max((number for above, number in blocks.values() if not above), default=-1)
+    num_above = 1 + max((number for above, number in blocks.values() if above), default=-1)
     depths = {}
     for name in names:
-        match = _BLOCK.search(name)
-        if match is None:
-            depths[name] = 0 if "embed" in name or "patch_proj" in name else top
+        if name in blocks:
+            above, number = blocks[name]
+            depths[name] = 1 + number + (num_below if above else 0)
         else:
-            part = next(p for p in below if f"{p}.{match[1]}." in name)
-            depths[name] = 1 + below[part] + int(match[1])
+            embeds = "embed" in name or "patch_proj" in name
+            depths[name] = 0 if embeds else 1 + num_below + num_above
     return depths

@@ -15,7 +15,8 @@ def share(pieces: list[Piece], rank: int, size: int) -> list[Piece]:
     mine, before = [], 0
     for piece in pieces:
         middle = before + piece.tensor.numel() / 2
-        if int(middle * size / total) == rank:
+        # An empty tensor at the very end has its middle there.
+        if min(size - 1, int(middle * size / total)) == rank:
             mine.append(piece)
         before += piece.tensor.numel()
     return mine
@@ -41,7 +42,7 @@ def state_tensors(state: Mapping[str, Any], like: Tensor) -> Iterator[tuple[str,
     """The tensors of an optimizer's state that go with the elements of a parameter."""
     for key in sorted(state):
         value = state[key]
-        if isinstance(value, Tensor) and value.shape == like.shape and value.ndim:
+        if isinstance(value, Tensor) and value.shape == like.shape and key != "step":
             yield key, value
 
 
@@ -72,19 +73,24 @@ def allocate_state(
 ) -> None:
     """An optimizer's state for one parameter, as its first update would have made it.
 
-    `room` makes the tensor of a kind where it is not of the parameter's shape.
+    Without any kinds there is none, as before that update. `room` makes the tensor of a kind where it
+    is not of the parameter's shape.
     """
+    for group in optimizer.param_groups:
+        # A run that goes back to its very first commit has counted steps already.
+        group.pop("step", None)
+        group.update(scalars.get("group", {}))
     if not kinds:
+        optimizer.state.pop(master, None)
         return
     state = optimizer.state[master]
+    for kind in {k for k, _ in state_tensors(state, master)} - kinds:
+        del state[kind]
     for kind in sorted(kinds - state.keys()):
         state[kind] = room(kind) if room else torch.zeros_like(master, requires_grad=False)
     kinds = {k for k, _ in state_tensors(state, master)}
     for key, value in scalars.get("|".join(sorted(kinds)), {}).items():
         state[key] = _live(value, master)
-    for group in optimizer.param_groups:
-        if "group" in scalars:
-            group["step"] = scalars["group"]["step"]
 
 
 def _plain(value: Any, master: Tensor) -> dict[str, Any]:

@@ -28,7 +28,7 @@ class Reporter:
         self._log: MetricsLog | None = None
         self._damage = DamageLog(config.out, world.rank)
         peak = peak_flops(world.device) if config.engine.precision == "bf16" else None
-        self._peak_flops = None if peak is None else peak * world.size
+        self.peak_flops = None if peak is None else peak * world.size
         self._num_skipped = 0
         self.window = Window()
         self.flops_per_sample: float | None = None
@@ -70,8 +70,8 @@ class Reporter:
         values["memory_gb"] = round(memory_gb(self._world.device), 3)
         if tokens is not None:
             values["tokens_per_s"] = round(float(tokens) / seconds, 1)
-        if self.flops_per_sample is not None and self._peak_flops is not None:
-            values["mfu"] = round(self.flops_per_sample * rate / self._peak_flops, 4)
+        if self.flops_per_sample is not None and self.peak_flops is not None:
+            values["mfu"] = round(self.flops_per_sample * rate / self.peak_flops, 4)
         if stalled_s:
             values["save_stall_s"] = round(stalled_s, 4)
         if skipped:

@@ -12,13 +12,25 @@ from pipeline.engine.errors import CheckpointError, RunError
 from pipeline.engine.statefile import StateReader
 
 
-def restore(engine: Engine, folder: Path, commit: Commit, world: World, seed: int) -> None:
+def restore(
+    engine: Engine,
+    folder: Path,
+    commit: Commit,
+    world: World,
+    seed: int,
+    *,
+    with_optimizer: bool = True,
+) -> None:
     """Put a commit's state into an engine of any ZeRO stage, under any number of ranks.
 
-    Raises CheckpointError when the commit is of another model.
+    Without the optimizer's part, that one starts as at the first step. Raises CheckpointError when
+    the commit is of another model.
     """
     reader = StateReader(folder, commit.world_size)
-    engine.allocate(reader.kinds(), commit.scalars)
+    if with_optimizer:
+        engine.allocate(reader.kinds(), commit.scalars)
+    else:
+        engine.allocate({}, {})
     wanted = list(engine.pieces(owned=False))
     # A buffer that this version of the model has and the commit lacks would keep its first values.
     missing = sorted({p.name for p in wanted} - reader.shapes.keys())

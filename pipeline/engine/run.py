@@ -1,5 +1,6 @@
 """Start a training run: meet the other ranks, take the folder, build everything, train."""
 
+import contextlib
 import warnings
 from collections.abc import Callable
 
@@ -26,15 +27,25 @@ def train(
     says about its data. Raises ConfigError, RunError, CheckpointError or DivergedError.
     """
     world = distributed.start(config.engine.device)
-    with lifecycle.StopFlag() as stop:
-        if not world.is_main:
-            return _train(config, title, build, dataset, world, stop)
-        with lifecycle.run_lock(config.out):
+    with lifecycle.StopFlag() as stop, contextlib.ExitStack() as held:
+        refusal = None
+        if world.is_main:
             try:
-                return _train(config, title, build, dataset, world, stop)
+                held.enter_context(lifecycle.run_lock(config.out))
             except RunError as error:
-                lifecycle.mark_failed(config.out, error)
-                raise
+                refusal = str(error)
+        # None of the others may touch the folder of a run that is alive.
+        refusal = world.broadcast(refusal)
+        if refusal is not None:
+            raise RunError(refusal)
+        try:
+            return _train(config, title, build, dataset, world, stop)
+        except RunError as error:
+            if world.is_main:
+                # On a full disk the reason is still told, only not written down.
+                with contextlib.suppress(OSError):
+                    lifecycle.mark_failed(config.out, error)
+            raise
 
 
 def _train(

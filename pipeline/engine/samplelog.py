@@ -57,6 +57,10 @@ class SampleLog:
             key, shard = self._dataset.locate(index)
             found.append({"position": position, "key": key, "shard": shard})
         self._skipped.mkdir(parents=True, exist_ok=True)
+        # An earlier start may have had more ranks, and skipped this step as well.
+        for old in self._skipped.glob(f"step-{step:08d}-rank-*.json"):
+            if int(old.stem[-3:]) % self._part.world == self._rank:
+                old.unlink()
         path = self._skipped / f"step-{step:08d}-rank-{self._rank:03d}.json"
         path.write_text(json.dumps({"step": step, "samples": found}, indent=1))
         return path

@@ -47,8 +47,7 @@ class Schedule:
 def build_schedule(config: EngineConfig, tokens_per_sample: int) -> Schedule:
     """Everything in steps. `tokens_per_sample` is 0 where an objective has no tokens.
 
-    Raises ConfigError when a length is said in tokens and there are none, or the warm-up is longer
-    than the run.
+    Raises ConfigError when a length is said in tokens and there are none.
     """
     per_step = {"steps": 1, "samples": config.global_batch}
     per_step["tokens"] = config.global_batch * tokens_per_sample

@@ -11,7 +11,7 @@ through the page cache, whatever number of ranks wrote it. Any reader of safeten
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,6 +59,7 @@ class Snapshot:
         header, places, end = _layout(live)
         if len(self._memory) < end:
             pin = torch.cuda.is_available()
+            self._memory = torch.empty(0, dtype=torch.uint8)  # lets go of the old before the new
             self._memory = torch.empty(end, dtype=torch.uint8, pin_memory=pin)
         for piece, (start, stop) in zip(live, places, strict=True):
             held = self._memory[start:stop].view(piece.tensor.dtype)
@@ -188,11 +189,8 @@ def _copy(source: Any, piece: Piece, start: int, begin: int) -> None:
     target.copy_(source[begin - start : end - start])
 
 
-def write_parts(folder: Path, parts: Mapping[int, list[Piece]]) -> list[Written]:
-    """Write the files of several ranks, for tools that are no rank themselves."""
-    written = []
-    for rank, pieces in sorted(parts.items()):
-        snapshot = Snapshot()
-        snapshot.take(pieces)
-        written.append(snapshot.write(folder / file_name(rank)))
-    return written
+def write_part(folder: Path, rank: int, pieces: Iterable[Piece]) -> Written:
+    """Write the file of one rank, for tools that are no rank themselves."""
+    snapshot = Snapshot()
+    snapshot.take(pieces)
+    return snapshot.write(folder / file_name(rank))

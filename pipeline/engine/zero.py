@@ -154,6 +154,10 @@ class Partitions:
                 "scaled_global_norm",
                 lambda norm: norm if judge(norm) else torch.full_like(norm, torch.inf),
             )
+        optimizer: Any = self._optimizer
+        if getattr(optimizer, "cpu_offload", False):
+            # In bf16 DeepSpeed keeps the gradient of a dropped step, and would add the next one to it.
+            _wrap(optimizer, "reset_cpu_buffers", lambda _: optimizer.averaged_gradients.clear())
 
     def whole_model(self, _: nn.Module) -> AbstractContextManager[None]:
         return nullcontext()
@@ -208,11 +212,24 @@ class ThirdStage:
             optimizer.persistent_parameters[0].all_gather(optimizer.persistent_parameters)
 
     def watch_norm(self, judge: Judge) -> None:
-        def look(groups: list[Tensor]) -> list[Tensor]:
-            fine = judge(combine_grad_norm_groups(groups))
-            return groups if fine else [torch.full_like(groups[0], torch.inf)]
+        optimizer, groups = self._optimizer, []
+        measure, orthogonalise = (
+            optimizer._get_norm_groups,
+            optimizer._apply_muon_to_accumulated_grads,
+        )
 
-        _wrap(self._optimizer, "_get_norm_groups", look)
+        def look() -> None:
+            # DeepSpeed looks behind Muon, whose momentum would by then have learnt from the gradient.
+            nonlocal groups
+            groups = measure()
+            if not judge(combine_grad_norm_groups(groups)):
+                groups = [torch.full_like(groups[0], torch.inf)]
+            elif optimizer.use_muon:
+                orthogonalise()
+                groups = measure()
+
+        optimizer._apply_muon_to_accumulated_grads = look
+        optimizer._get_norm_groups = lambda: groups
 
     def whole_model(self, model: nn.Module) -> AbstractContextManager[None]:
         return deepspeed.zero.GatheredParameters(list(model.parameters()))

@@ -4,19 +4,19 @@ All streams share one table of positions and all token streams one table of embe
 is a range of rows in each. Ranges follow registry order, pixels before tokens.
 """
 
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
 
 from configs import ConfigError
 from configs.registry import in_registry_order
-from configs.schema import MaskedConfig
+from configs.schema import MaskedConfig, Modality
 from pipeline.data.tokens import extra_name
 from pipeline.layers.positions import grid_centres, grid_positions, sincos
-from shards import SampleSet
 
 Kind = Literal["pixels", "map", "sequence", "set"]
 _KINDS: dict[str, Kind] = {
@@ -129,7 +129,22 @@ class Layout:
         return cls(streams, record["window_m"], record["crops"], record["token_info"])
 
 
-def build_layout(config: MaskedConfig, dataset: SampleSet) -> Layout:
+class Described(Protocol):
+    """What a layout is made from: a data set, or something that describes one."""
+
+    @property
+    def path(self) -> object: ...
+
+    @property
+    def modalities(self) -> Mapping[str, Modality]: ...
+
+    @property
+    def extras(self) -> Iterable[str]: ...
+
+    def extra_manifest(self, name: str) -> dict[str, Any]: ...
+
+
+def build_layout(config: MaskedConfig, dataset: Described) -> Layout:
     """The streams a configuration asks for, as the data set's tokens define them.
 
     Raises ConfigError for modalities or tokens that the data set lacks, and for grids that differ.
@@ -145,7 +160,12 @@ def build_layout(config: MaskedConfig, dataset: SampleSet) -> Layout:
         info[name] = dataset.extra_manifest(extra_name(name))["info"]
     windows = {i["window_m"] for i in info.values() if i["window_m"] is not None}
     crops = {i["crops"] for i in info.values() if i["window_m"] is not None}
-    if len(windows) != 1 or len(crops) != 1:
+    if not windows:
+        raise ConfigError(
+            "masked.tokens and masked.targets name no map, such as DEM or LULC: without one there is "
+            "nothing to tell how large a sample's window is"
+        )
+    if len(windows) > 1 or len(crops) > 1:
         raise ConfigError(
             f"tokens were made on different windows: {sorted(windows)} m, {sorted(crops)} crops; "
             "tokenize all modalities in one call"
@@ -158,7 +178,7 @@ def build_layout(config: MaskedConfig, dataset: SampleSet) -> Layout:
     return Layout(tuple(_with_offsets(streams)), window_m, num_crops, info)
 
 
-def _pixel_stream(name: str, config: MaskedConfig, dataset: SampleSet, window_m: float) -> Stream:
+def _pixel_stream(name: str, config: MaskedConfig, dataset: Described, window_m: float) -> Stream:
     if name not in dataset.modalities:
         raise ConfigError(f"{dataset.path} has no {name}; take it out of masked.pixels")
     row = dataset.modalities[name]

@@ -14,3 +14,8 @@ if __name__ == "__main__":
         code = main(argv)
         if code:
             sys.exit(code)
+    if "deepspeed" in sys.modules:
+        from deepspeed.comm import comm
+
+        # Its shared-memory op would have been compiled, which takes a compiler and a minute.
+        assert comm.cdb is None or comm.cdb.shm_comm_op is None  # pyright: ignore

@@ -185,7 +185,8 @@ def test_kill_and_save_files_are_obeyed(tiny_stage2, undisturbed, tmp_path):
     ranks = Ranks(argv, 2, tmp_path / "first")
     ranks.wait_for(out / "checkpoints" / "step-00000000" / "MANIFEST.json")
     (out / "SAVE").touch()
-    wait_until(ranks, lambda: newest_commit(out) > 0)
+    wait_until(ranks, lambda: not (out / "SAVE").exists())
+    assert newest_commit(out) > 0
     (out / "KILL").touch()
     assert ranks.wait() == [65, 65], ranks.output()
     assert not (out / "SAVE").exists()

@@ -1,0 +1,112 @@
+"""A model and a micro-batch on the meta device: shapes and types, no memory, no computation."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from configs import ConfigError
+from configs.registry import modality
+from configs.schema import MaskedConfig, Stage1Config, Stage2Config
+from pipeline.data.loader import Batch
+from pipeline.data.selection import select
+from pipeline.inspection.assumed import WINDOW_M, AssumedData
+from pipeline.stage1.tokenizer import Tokenizer
+from pipeline.stage2.layout import Layout, build_layout
+from pipeline.stage2.model import MaskedTransformer
+from shards import SampleSet, open_data
+
+
+@dataclass(frozen=True)
+class Example:
+    """`num_samples` is None where there is no data; then `assumed` says what was taken for granted."""
+
+    model: nn.Module
+    batch: Batch
+    tokens_per_sample: int
+    num_samples: int | None
+    assumed: str = ""
+
+
+def build_example(config: Stage1Config | Stage2Config, micro_batch: int) -> Example:
+    """Model and batch of `micro_batch` samples.
+
+    Raises ConfigError for a text modality, whose vocabulary no rank trains, and for configurations
+    that fit no model.
+    """
+    data = _open(config)
+    if isinstance(config, Stage1Config):
+        return _tokenizer(config, data, micro_batch)
+    return _masked(config, data, micro_batch)
+
+
+def _open(config: Stage1Config | Stage2Config) -> SampleSet | None:
+    shards = config.data.shards
+    absent = isinstance(shards, Path) and not shards.exists()
+    return None if absent else open_data(config.data, verify=False)
+
+
+def _tokenizer(config: Stage1Config, data: SampleSet | None, micro_batch: int) -> Example:
+    name = config.modality
+    row = (data.modalities if data else {}).get(name) or modality(name)
+    if row.kind not in ("image", "classes") or row.gsd_m is None:
+        raise ConfigError(
+            f"{name} is a {row.kind} modality: its tokens need no training on GPUs, nothing to inspect"
+        )
+    size = config.tokenizer.crop_px or round(WINDOW_M / row.gsd_m)
+    assumed = "" if config.tokenizer.crop_px else f"windows of {size} px"
+    indices = None
+    if data is not None:
+        indices = select(data, config.data, config.data.split, [name])
+        if not config.tokenizer.crop_px and len(indices):
+            part = data.read(int(indices[0]), [name])[name]
+            size, assumed = min(part.shape[1:]), ""  # type: ignore[union-attr]
+    with torch.device("meta"):
+        model = Tokenizer(row, config.tokenizer, size)
+        channels = 1 if model.is_classes else row.num_bands
+        kind = torch.uint8 if model.is_classes else torch.float32
+        batch = {
+            "x": torch.empty(micro_batch, channels, size, size, dtype=kind),
+            "valid": torch.empty(micro_batch, size, size, dtype=torch.bool),
+        }
+    tokens = model.grid[0] * model.grid[1]
+    return Example(model, batch, tokens, None if indices is None else len(indices), assumed)
+
+
+def _masked(config: Stage2Config, data: SampleSet | None, micro_batch: int) -> Example:
+    masked = config.masked
+    if data is None:
+        names = (*masked.pixels, *masked.tokens, *masked.targets)
+        layout = build_layout(masked, AssumedData(config.data, names, masked.patch_px))
+        assumed = f"windows of {layout.window_m:g} m, default vocabularies"
+        num_samples = None
+    else:
+        layout, assumed = build_layout(masked, data), ""
+        num_samples = len(select(data, config.data, config.data.split))
+    with torch.device("meta"):
+        model = MaskedTransformer(layout, masked)
+        batch = masked_batch(layout, masked, micro_batch)
+    tokens = masked.num_input_tokens + masked.num_target_tokens
+    return Example(model, batch, tokens, num_samples, assumed)
+
+
+def masked_batch(layout: Layout, config: MaskedConfig, b: int) -> Batch:
+    """A full batch, its tokens shared out evenly: an upper bound of what masking draws."""
+    n, k = config.num_input_tokens, config.num_target_tokens
+
+    def codes(*shape: int) -> Tensor:
+        return torch.empty(*shape, dtype=torch.int64)
+
+    batch = {name: codes(b, n) for name in ("in_where", "in_stream", "in_code")}
+    batch |= {name: codes(b, k) for name in ("out_where", "out_stream", "out_code")}
+    for i in layout.pixels:
+        stream, count = layout.streams[i], b * (n // len(layout.inputs))
+        batch[f"patch/{stream.name}"] = torch.empty(count, stream.patch_values)
+        batch[f"slot/{stream.name}"] = codes(count)
+    for number, i in enumerate(layout.targets):
+        name = layout.streams[i].name
+        count = b * k // len(layout.targets) + (number < b * k % len(layout.targets))
+        batch[f"goal/{name}"], batch[f"goal_slot/{name}"] = codes(count), codes(count)
+        batch[f"goal_weight/{name}"] = torch.empty(count)
+    return batch
