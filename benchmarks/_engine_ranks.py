@@ -182,7 +182,7 @@ def bare(config: Stage2Config, objective: Prepared, world: World) -> Any:
     engine, *_ = deepspeed.initialize(
         model=model,
         optimizer=build_optimizer(model, config.engine.optimizer),
-        config=zero_config(config.engine, 1),
+        config=zero_config(config.engine, 1, sum(p.numel() for p in model.parameters())),
         dist_init_required=False,
     )
 

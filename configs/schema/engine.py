@@ -103,11 +103,10 @@ class WatchConfig(Frozen):
 
 
 class OffloadConfig(Frozen):
-    """Where ZeRO keeps what does not fit on the GPU. `nvme` needs ZeRO-3 and DeepSpeed's libaio op."""
+    """Where ZeRO keeps what does not fit on the GPU."""
 
-    optimizer: Literal["none", "cpu", "nvme"] = "none"
-    parameters: Literal["none", "cpu", "nvme"] = Field(default="none", description="ZeRO-3 only")
-    nvme_path: str = ""
+    optimizer: Literal["none", "cpu"] = "none"
+    parameters: Literal["none", "cpu"] = Field(default="none", description="ZeRO-3 only")
 
 
 class ProfilerConfig(Frozen):
@@ -182,10 +181,8 @@ class EngineConfig(Frozen):
             )
         if offload.optimizer != "none" and stage == 0:
             raise ValueError("offload.optimizer needs zero_stage 1, 2 or 3")
-        if (offload.parameters != "none" or offload.optimizer == "nvme") and stage != 3:
-            raise ValueError("offload.parameters and offload to nvme need zero_stage: 3")
-        if "nvme" in (offload.optimizer, offload.parameters) and not offload.nvme_path:
-            raise ValueError("offload to nvme needs offload.nvme_path, a folder on the local disk")
+        if offload.parameters != "none" and stage != 3:
+            raise ValueError("offload.parameters needs zero_stage: 3")
         if self.compile and stage == 3:
             raise ValueError(
                 "compile does not go with ZeRO-3, which takes weights apart; use 0, 1 or 2"

@@ -35,11 +35,16 @@ def build_engine(model: nn.Module, config: EngineConfig, world: World, num_micro
     return DeepSpeedEngine(model, config, world, num_micro)
 
 
-def use_checkpointing(model: nn.Module) -> None:
-    """Keep of each transformer block its input alone, and compute the rest again going backward."""
-    for block in _blocks(model):
+def use_checkpointing(model: nn.Module) -> int:
+    """Keep of each transformer block its input alone, and compute the rest again going backward.
+
+    Returns how many blocks that are.
+    """
+    blocks = list(_blocks(model))
+    for block in blocks:
         # Around the block's own forward: hooks on the block, such as ZeRO-3's, run once.
         block.forward = functools.partial(checkpoint, block.forward, use_reentrant=False)
+    return len(blocks)
 
 
 def _blocks(model: nn.Module) -> Iterator[nn.Module]:

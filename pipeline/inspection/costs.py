@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
 from configs.schema import EngineConfig
+from pipeline.engine.build import use_checkpointing
 from pipeline.engine.flops import BACKWARD_FACTOR, FlopCounter
 from pipeline.inspection.example import Example
 
@@ -49,7 +50,7 @@ class Costs:
 
 
 def measure(example: Example, config: EngineConfig, world: int, micro_batch: int) -> Costs:
-    """Run the example on the meta device and add up.
+    """Run the example on the meta device and add up; with activation checkpointing it is changed so.
 
     The memory of ZeRO follows Rajbhandari et al. 2020, section 3: with bf16, 2 bytes per parameter for
     weights and 4 for gradients added up in fp32, 12 for fp32 weights and two moments; in fp32 4, 4 and
@@ -58,9 +59,14 @@ def measure(example: Example, config: EngineConfig, world: int, micro_batch: int
     model = example.model
     if config.precision == "bf16":
         model = model.to(torch.bfloat16)
-    kept = _SavedBytes(model)
-    with FlopCounter() as counter, saved_tensors_hooks(kept.pack, lambda t: t):
-        model(example.batch)
+    counter = FlopCounter()
+    with counter:
+        activations = _saved_bytes(model, example)
+    if config.activation_checkpointing:
+        num_blocks = use_checkpointing(model)
+        kept = _saved_bytes(model, example)
+        # Going backward, one block at a time has what the forward pass did not keep.
+        activations = kept + (activations - kept) // max(1, num_blocks)
     total = sum(p.numel() for p in model.parameters())
     per_weight = 2 if config.precision == "bf16" else 4
     average = 4 if config.ema_decay else 0
@@ -75,13 +81,13 @@ def measure(example: Example, config: EngineConfig, world: int, micro_batch: int
                 weights=total * per_weight // share[0],
                 gradients=total * 4 // share[1],
                 optimizer=total * (8 + master + average) // share[2],
-                activations=kept.total,
+                activations=activations,
             )
         )
     return Costs(
         parameters=parts(model),
         flops_per_sample=BACKWARD_FACTOR * counter.total / micro_batch,
-        activation_bytes=kept.total,
+        activation_bytes=activations,
         memory=memory,
         checkpoint_bytes=total * (12 + average),
     )
@@ -94,6 +100,13 @@ def parts(model: nn.Module) -> dict[str, int]:
         part = name.split(".")[0]
         found[part] = found.get(part, 0) + parameter.numel()
     return found
+
+
+def _saved_bytes(model: nn.Module, example: Example) -> int:
+    kept = _SavedBytes(model)
+    with saved_tensors_hooks(kept.pack, lambda t: t):
+        model(example.batch)
+    return kept.total
 
 
 class _SavedBytes:

@@ -104,7 +104,7 @@ def _compiler() -> Finding:
     if missing:
         return Finding(
             "compiler", "warning", f"no {', '.join(missing)}",
-            "torch.compile, muon, deepspeed_adam and offload to nvme are compiled at start",
+            "torch.compile, muon and deepspeed_adam are compiled at start",
         )  # fmt: skip
     return Finding("compiler", "fine", f"g++, ninja{', nvcc' if shutil.which('nvcc') else ''}")
 

@@ -11,7 +11,6 @@ from rich.table import Table
 from configs import to_yaml
 from configs.schema import Stage1Config, Stage2Config
 from pipeline.data.loader import Slice
-from pipeline.engine.build import use_checkpointing
 from pipeline.engine.errors import RunError
 from pipeline.engine.schedule import build_schedule
 from pipeline.inspection.costs import GPU_GB, Costs, measure
@@ -28,8 +27,6 @@ def inspect(config: Stage1Config | Stage2Config, world: int, *, as_json: bool) -
     per_rank = -(-engine.global_batch // world)
     micro_batch = -(-per_rank // part.num_micro)
     example = build_example(config, micro_batch)
-    if engine.activation_checkpointing:
-        use_checkpointing(example.model)
     costs = measure(example, engine, world, micro_batch)
     schedule = build_schedule(engine, example.tokens_per_sample)
     facts: dict[str, Any] = {

@@ -8,7 +8,7 @@ from deepspeed.runtime.config import DeepSpeedConfig
 from pydantic import ValidationError
 
 from configs.schema import EngineConfig
-from pipeline.engine.deepspeed import zero_config
+from pipeline.engine.deepspeed import MAX_BUCKET, zero_config
 from tests.engine.tiny import make_config
 
 
@@ -52,7 +52,7 @@ def fitting(**changes: Any) -> EngineConfig | None:
 
 
 def all_configs() -> list[EngineConfig]:
-    places = ("none", "cpu", "nvme")
+    places = ("none", "cpu")
     wishes = itertools.product(
         range(4), ("fp32", "bf16"), ("adamw", "muon", "apex_adam"), places, places
     )
@@ -61,7 +61,7 @@ def all_configs() -> list[EngineConfig]:
             zero_stage=stage,
             precision=precision,
             optimizer={"name": optimizer},
-            offload={"optimizer": state, "parameters": weights, "nvme_path": "/local"},
+            offload={"optimizer": state, "parameters": weights},
         )
         for stage, precision, optimizer, state, weights in wishes
     ]
@@ -72,14 +72,14 @@ def all_configs() -> list[EngineConfig]:
 def test_deepspeed_looks_for_every_key_of_ours():
     configs = all_configs()
     assert {c.zero_stage for c in configs} == {0, 1, 2, 3}
-    assert {c.offload.parameters for c in configs} == {"none", "cpu", "nvme"}
+    assert {c.offload.parameters for c in configs} == {"none", "cpu"}
     for config in configs:
-        assert not unread(zero_config(config, num_micro=2)), config
+        assert not unread(zero_config(config, 2, 1000)), config
 
 
 @pytest.mark.usefixtures("world")
 def test_a_key_that_deepspeed_does_not_know_is_found():
-    given = zero_config(make_config(kind="deepspeed"), 1)
+    given = zero_config(make_config(kind="deepspeed"), 1, 1000)
     assert unread(given | {"gradient_cliping": 1.0}) == {"gradient_cliping"}
     data_types = {"data_types": {"grad_accum_dtyp": "fp32"}}
     assert unread(given | data_types) == {"data_types.grad_accum_dtyp"}
@@ -94,20 +94,18 @@ def test_deepspeed_is_told_stage_clipping_and_places():
         zero_stage=3,
         precision="bf16",
         optimizer={"clip_grad_norm": 0.5},
-        offload={"optimizer": "nvme", "parameters": "cpu", "nvme_path": "/local"},
+        offload={"optimizer": "cpu", "parameters": "cpu"},
     )
-    found = zero_config(config, num_micro=5)
+    found = zero_config(config, 5, 1000)
     zero = found["zero_optimization"]
     assert (zero["stage"], found["gradient_clipping"]) == (3, 0.5)
     assert (found["gradient_accumulation_steps"], found["bf16"]["enabled"]) == (5, True)
-    assert zero["offload_optimizer"]["nvme_path"] == "/local"
-    assert zero["offload_param"]["device"] == "cpu"
-    assert "nvme_path" not in zero["offload_param"]
+    assert zero["offload_optimizer"]["device"] == zero["offload_param"]["device"] == "cpu"
 
 
 def test_deepspeeds_own_clipping_stays_off_where_none_is_asked_for():
     config = make_config(kind="deepspeed", zero_stage=2, optimizer={"clip_grad_norm": 0})
-    assert zero_config(config, 1)["gradient_clipping"] == 0
+    assert zero_config(config, 1, 1000)["gradient_clipping"] == 0
 
 
 REFUSED: list[tuple[dict[str, Any], str]] = [
@@ -118,9 +116,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"optimizer": {"name": "muon", "layer_decay": 0.5}}, "layer_decay is for AdamW"),
     ({"zero_stage": 0, "precision": "bf16"}, "write zero_stage: 1, or kind: plain"),
     ({"zero_stage": 0, "offload": {"optimizer": "cpu"}}, "needs zero_stage 1, 2 or 3"),
-    ({"offload": {"parameters": "cpu"}}, "need zero_stage: 3"),
-    ({"offload": {"optimizer": "nvme", "nvme_path": "/x"}}, "need zero_stage: 3"),
-    ({"zero_stage": 3, "offload": {"optimizer": "nvme"}}, r"needs offload\.nvme_path"),
+    ({"offload": {"parameters": "cpu"}}, "needs zero_stage: 3"),
     ({"zero_stage": 3, "compile": True}, "compile does not go with ZeRO-3"),
     ({"zero_stage": 0, "optimizer": {"name": "muon"}}, "muon needs zero_stage 1, 2 or 3"),
     ({"zero_stage": 1, "precision": "bf16", "optimizer": {"name": "muon"}}, "muon in bf16 needs"),
@@ -144,9 +140,17 @@ def test_what_does_not_go_together_is_refused_with_what_to_write(changes: dict, 
         {"kind": "plain", "zero_stage": 0, "precision": "bf16"},
         {"kind": "plain", "optimizer": {"name": "muon"}},
         {"kind": "plain", "compile": True},
-        {"zero_stage": 3, "offload": {"optimizer": "nvme", "nvme_path": "/x"}},
+        {"zero_stage": 3, "offload": {"optimizer": "cpu", "parameters": "cpu"}},
         {"zero_stage": 2, "precision": "bf16", "optimizer": {"name": "muon"}},
     ],
 )
 def test_what_goes_together_is_accepted(changes: dict):
     make_config(**{"kind": "deepspeed", **changes})
+
+
+def test_buckets_are_no_larger_than_the_model():
+    """DeepSpeed allocates them in full: by default two times 2 GB beside a model of any size."""
+    small = zero_config(make_config(kind="deepspeed"), 1, 1000)["zero_optimization"]
+    assert small["reduce_bucket_size"] == small["allgather_bucket_size"] == 1024
+    large = zero_config(make_config(kind="deepspeed"), 1, 10**10)["zero_optimization"]
+    assert large["reduce_bucket_size"] == MAX_BUCKET
