@@ -129,6 +129,10 @@ class Trainer:
         if self.committed_step < 0:
             # Tries out the folder before hours of work depend on it, and gives the guard a way back.
             self._save(wait=not engine.checkpoint.background)
+        if self.step >= self.schedule.num_steps:
+            # Killed between its last commit and DONE: what is left is to finish.
+            self._evaluate()
+            return self._finish()
         batches = self._load()
         while self.step < self.schedule.num_steps:
             self.heartbeat.at(self.step, "data")
