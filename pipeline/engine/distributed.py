@@ -148,6 +148,8 @@ def start(device_wish: str = "auto", timeout_s: float = 1800) -> World:
 
 
 def _leave() -> None:
+    global _vote_group
+    _vote_group = None
     if dist.is_initialized():
         dist.destroy_process_group()
 

@@ -63,11 +63,14 @@ def _train(
         try:
             trainer.resume()
             trainer.announce(dataset)
-            return trainer.run(stop)
+            code = trainer.run(stop)
         finally:
             trainer.close()
     finally:
         heartbeat.close()
+    # Together, or the first to leave takes away the store through which the others say goodbye.
+    world.barrier()
+    return code
 
 
 def quiet_torch() -> None:

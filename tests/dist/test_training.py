@@ -115,7 +115,7 @@ def test_a_full_disk_costs_nothing_that_was_committed(stage2_argv, undisturbed, 
         assert "free some space" in ranks.output()
         left = sorted((out / "checkpoints").iterdir())
         assert left
-        assert all(verify(folder).step for folder in left)
+        assert [verify(folder).step for folder in left] == [0, 4]
         subprocess.run(["mount", "-o", "remount,size=64m", out], check=True)
         output = run_ranks(argv, 2, tmp_path / "second")
         assert f"goes on from step {int(left[-1].name[5:])}:" in output
