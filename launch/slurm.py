@@ -6,6 +6,7 @@ Two routes ask Slurm for the same and run the same: `launch.submitit_route` and 
 
 import shlex
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
@@ -43,14 +44,11 @@ def submit(steps: Steps, cluster: ClusterConfig) -> int:
     site.code.write()
     typer.echo(f"code: {site.code.folder}")
     ids: dict[str, str] = {}
-    for group in grouped(steps):
-        waits, left = _left(group, ids)
-        for step in group:
-            if step not in left:
-                typer.echo(f"{step.name}: skipped, committed before")
-        if not left:
+    for done, job, waits in _jobs(steps, site, ids):
+        for step in done:
+            typer.echo(f"{step.name}: skipped, committed before")
+        if job is None:
             continue
-        job = make_job(left, site.root)
         for task in job.tasks:
             prepare(task.step)
             task.write()
@@ -60,7 +58,7 @@ def submit(steps: Steps, cluster: ClusterConfig) -> int:
             raise LaunchError(f"{job.name}: {error}{_submitted(ids)}") from error
         ids |= dict.fromkeys(job.names, number)
         after = f" after {', '.join(waits)}" if waits else ""
-        tasks = f" an array of {len(left)}: {', '.join(job.names)};" if job.is_array else ""
+        tasks = f" an array of {len(job.tasks)}: {', '.join(job.names)};" if job.is_array else ""
         typer.echo(f"{job.name}: job {number}{after};{tasks} log {log}")
     return 0
 
@@ -71,14 +69,11 @@ def describe(steps: Steps, cluster: ClusterConfig) -> None:
     route = _route(site)
     typer.echo(f"# code ({site.code.version}) -> {site.code.folder}\n")
     pending: dict[str, str] = {}
-    for group in grouped(steps):
-        waits, left = _left(group, pending)
-        for step in group:
-            if step not in left:
-                typer.echo(f"# step {step.name}: committed, would be skipped\n")
-        if not left:
+    for done, job, waits in _jobs(steps, site, pending):
+        for step in done:
+            typer.echo(f"# step {step.name}: committed, would be skipped\n")
+        if job is None:
             continue
-        job = make_job(left, site.root)
         pending |= dict.fromkeys(job.names, f"JOBID_{job.name.replace('-', '_')}")
         for task in job.tasks:
             typer.echo(
@@ -105,10 +100,19 @@ def _route(site: Site) -> Route:
     return SubmititRoute(site)
 
 
-def _left(group: Steps, ids: dict[str, str]) -> tuple[list[str], Steps]:
-    """The jobs a group waits for, and its steps that are not done, or not done with what comes."""
-    waits = list(dict.fromkeys(ids[name] for name in group[0].after if name in ids))
-    return waits, tuple(step for step in group if waits or not step.is_done())
+def _jobs(
+    steps: Steps, site: Site, ids: dict[str, str]
+) -> Iterator[tuple[Steps, Job | None, list[str]]]:
+    """Group by group: steps that are done, the job of the others if there are any, what it waits for.
+
+    `ids` names the jobs so far: whoever asks for the next one has added the last.
+    """
+    for group in grouped(steps):
+        waits = list(dict.fromkeys(ids[name] for name in group[0].after if name in ids))
+        # What waits for a job is not done with what that one brings.
+        left = tuple(step for step in group if waits or not step.is_done())
+        done = tuple(step for step in group if step not in left)
+        yield done, make_job(left, site.root) if left else None, waits
 
 
 def _submitted(ids: dict[str, str]) -> str:

@@ -112,7 +112,7 @@ def doctor(
 
 @app.command()
 def reshard(
-    commit: Annotated[Path, typer.Argument(help="RUN/checkpoints/step-XXXXXXXX")],
+    commit: Annotated[Path, typer.Argument(help="RUN/checkpoints/step-00000200")],
     ranks: Annotated[int, typer.Option(help="how many files the copy has", min=1)],
     out: Annotated[Path, typer.Option(help="folder of the copy; must not exist")],
 ) -> None:

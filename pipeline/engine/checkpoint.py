@@ -13,7 +13,6 @@ files between them. Any number of ranks reads any commit: see `statefile`.
 """
 
 import json
-import os
 import shutil
 import warnings
 from collections.abc import Callable
@@ -27,7 +26,9 @@ import xxhash
 from pipeline.engine.base import Piece, Scalars
 from pipeline.engine.distributed import World
 from pipeline.engine.errors import CheckpointError, OtherFormatError
+from pipeline.engine.lifecycle import write_atomic
 from pipeline.engine.statefile import Snapshot, Written, file_name
+from shards.files import fsync_folder
 
 MANIFEST = "MANIFEST.json"
 FORMAT = 2
@@ -171,11 +172,11 @@ class CheckpointStore:
         temporary = self._temporary(commit)
         files = {w.name: {"bytes": w.num_bytes, "xxh3_128": w.digest} for w in written}
         write_manifest(temporary, replace(commit, files=files))
-        _fsync(temporary)
+        fsync_folder(temporary)
         if final.exists():  # a damaged commit of the same step that was passed over on resume
             _discard(final)
         temporary.rename(final)
-        _fsync(self.folder)
+        fsync_folder(self.folder)
         # Later ones were passed over as damaged: they push out nothing that is whole.
         so_far = [c for c in committed(self.folder) if c.name <= final.name]
         for old in so_far[self._keep_last :]:
@@ -210,9 +211,7 @@ def committed(folder: Path) -> list[Path]:
 def write_manifest(folder: Path, commit: Commit) -> None:
     """Write and flush it, with a digest of itself: a cursor that is wrong by a bit is wrong."""
     values = asdict(commit)
-    manifest = folder / MANIFEST
-    manifest.write_text(json.dumps(values | {"digest": _digest_of(values)}, indent=1))
-    _fsync(manifest)
+    write_atomic(folder / MANIFEST, json.dumps(values | {"digest": _digest_of(values)}, indent=1))
 
 
 def read_manifest(folder: Path) -> Commit:
@@ -293,11 +292,3 @@ def _discard(folder: Path) -> None:
     trash = folder.with_suffix(".trash")
     folder.rename(trash)
     shutil.rmtree(trash)
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -29,6 +29,7 @@ from typing import Any
 from configs import to_yaml
 from configs.schema import RunConfig
 from pipeline.engine.errors import DivergedError, RunError
+from shards.files import fsync_folder, write_temporary
 
 OK = 0
 USER_ERROR = 2
@@ -103,13 +104,9 @@ def run_lock(folder: Path) -> Iterator[None]:
 
 
 def write_atomic(path: Path, text: str) -> None:
-    """Write a small file so that a reader sees all of it or none."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.rename(path)
+    """Write a small file so that a reader sees all of it or none. Raises OSError."""
+    write_temporary(path, text.encode()).rename(path)
+    fsync_folder(path.parent)
 
 
 def write_records(

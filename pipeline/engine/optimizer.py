@@ -1,7 +1,8 @@
 """Optimizers by configuration, and which weights are decayed or learn more slowly."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from importlib import import_module
 from typing import Any
 
@@ -49,33 +50,17 @@ def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Op
 
     Raises ConfigError when it is not installed here, saying what would have to be.
     """
+    if config.name == "muon":
+        return _muon(model, config)
+    make: Callable[..., torch.optim.Optimizer]
     match config.name:
         case "adamw":
-            return torch.optim.AdamW(
-                parameter_groups(model, config),
-                lr=config.lr,
-                betas=config.betas,
-                eps=config.eps,
-                fused=True,
-            )
+            make = partial(torch.optim.AdamW, fused=True)
         case "apex_adam":
-            return nvidia_apex("optimizers").FusedAdam(
-                parameter_groups(model, config),
-                lr=config.lr,
-                betas=config.betas,
-                eps=config.eps,
-                adam_w_mode=True,
-            )
+            make = partial(nvidia_apex("optimizers").FusedAdam, adam_w_mode=True)
         case "deepspeed_adam":
-            return _deepspeed_adam()(
-                parameter_groups(model, config),
-                lr=config.lr,
-                betas=config.betas,
-                eps=config.eps,
-                adam_w_mode=True,
-            )
-        case "muon":
-            return _muon(model, config)
+            make = partial(_deepspeed_adam(), adam_w_mode=True)
+    return make(parameter_groups(model, config), lr=config.lr, betas=config.betas, eps=config.eps)
 
 
 def set_rates(optimizer: Any, factor: float, config: OptimizerConfig) -> None:

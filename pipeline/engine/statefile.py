@@ -23,6 +23,7 @@ from torch import Tensor
 
 from pipeline.engine.base import Piece
 from pipeline.engine.errors import CheckpointError
+from shards.files import write_all
 
 _BLOCK = 1 << 24
 _DTYPES = {
@@ -76,8 +77,7 @@ class Snapshot:
         with path.open("wb", buffering=0) as file:
             for block in (memoryview(self._header), *_blocks(content)):
                 state.update(block)
-                while len(block):
-                    block = block[file.write(block) :]
+                write_all(file.fileno(), block)
             os.fsync(file.fileno())
         return Written(path.name, len(self._header) + self._length, state.hexdigest())
 

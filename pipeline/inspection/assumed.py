@@ -13,6 +13,7 @@ from configs.registry import modality_registry
 from configs.schema import DataConfig, TokenizerConfig
 from pipeline.data.tokens import extra_name
 from pipeline.stage1 import place_time
+from pipeline.stage1.tokenize import untrained_info
 
 WINDOW_M = 2240
 
@@ -37,18 +38,9 @@ class AssumedData:
 
     def _tokens(self, name: str) -> dict[str, Any]:
         row, default = self.modalities[name], TokenizerConfig()
-        info: dict[str, Any] = {
-            "modality": name,
-            "kind": row.kind,
-            "crops": 1,
-            "grid": None,
-            "window_m": None,
-            "tokenizer": "assumed",
-        }
-        if row.kind == "coordinates":
-            return info | {"num_tokens": 4, "vocab_size": sum(place_time.COORDINATE_SIZES)}
-        if row.kind == "date":
-            return info | {"num_tokens": 3, "vocab_size": sum(place_time.DATE_SIZES)}
+        info = untrained_info(name, row) | {"tokenizer": "assumed"}
+        if row.kind in place_time.TOKENS:
+            return info
         if row.kind == "text":
             text = default.text
             return info | {"num_tokens": text.max_tokens, "vocab_size": text.vocab_size}

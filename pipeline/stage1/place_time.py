@@ -21,6 +21,12 @@ COORDINATE_SIZES = (_ROWS, _COLUMNS, _FINE, _FINE)
 DATE_SIZES = (NUM_YEARS, 12, 31)
 VERSION = "place-time-v1"
 
+# By kind of modality: tokens per sample, and how many there are to choose from.
+TOKENS = {
+    "coordinates": (len(COORDINATE_SIZES), sum(COORDINATE_SIZES)),
+    "date": (len(DATE_SIZES), sum(DATE_SIZES)),
+}
+
 
 def _offsets(sizes: tuple[int, ...]) -> np.ndarray:
     return np.concatenate([[0], np.cumsum(sizes[:-1])])

@@ -23,6 +23,7 @@ from pipeline.engine import distributed, lifecycle
 from pipeline.engine.metrics import clock, say
 from pipeline.stage1 import place_time
 from pipeline.stage1.artifact import ImageTokenizer, fingerprint
+from pipeline.stage1.place_time import coordinate_tokens, date_tokens
 from pipeline.stage1.text import TextTokenizer
 from shards import DamagedError, Dataset, open_dataset
 from shards.extra import ExtraWriter
@@ -126,21 +127,11 @@ def _tokenizer(
 ) -> tuple[dict[str, Any], Encode]:
     """What the token modality's manifest says, and the function from parts to codes."""
     row = dataset.modalities[name]
-    info: dict[str, Any] = {
-        "modality": name,
-        "kind": row.kind,
-        "crops": 1,
-        "grid": None,
-        "window_m": None,
-    }
-    if row.kind == "coordinates":
-        info |= {"tokenizer": place_time.VERSION, "artifact": None, "num_tokens": 4}
-        info["vocab_size"] = sum(place_time.COORDINATE_SIZES)
-        return info, lambda values: [_u16(place_time.coordinate_tokens(v))[None] for v in values]
-    if row.kind == "date":
-        info |= {"tokenizer": place_time.VERSION, "artifact": None, "num_tokens": 3}
-        info["vocab_size"] = sum(place_time.DATE_SIZES)
-        return info, lambda values: [_u16(place_time.date_tokens(v))[None] for v in values]
+    info = untrained_info(name, row)
+    if row.kind in place_time.TOKENS:
+        info |= {"tokenizer": place_time.VERSION, "artifact": None}
+        tokens_of = {"coordinates": coordinate_tokens, "date": date_tokens}[row.kind]
+        return info, lambda values: [_u16(tokens_of(v))[None] for v in values]
     if name not in config.tokenizers:
         raise ConfigError(
             f"{name} needs a trained tokenizer; write tokenizers.{name}=STAGE1_RUN_FOLDER"
@@ -172,6 +163,20 @@ def _tokenizer(
         return list(codes.reshape(len(values), config.crops**2, -1))
 
     return info, encode
+
+
+def untrained_info(name: str, row: Modality) -> dict[str, Any]:
+    """What the manifest of a token modality says before any tokenizer is known."""
+    info = {
+        "modality": name,
+        "kind": row.kind,
+        "crops": 1,
+        "grid": None,
+        "window_m": None,
+    }
+    if row.kind in place_time.TOKENS:
+        info["num_tokens"], info["vocab_size"] = place_time.TOKENS[row.kind]
+    return info
 
 
 def fixed_windows(x: np.ndarray, row: Modality, window_m: float, per_side: int) -> np.ndarray:

@@ -248,7 +248,8 @@ def test_a_commit_that_cannot_be_flushed_fails_on_all(
         store.finish()
 
     monkeypatch.setattr(
-        "pipeline.engine.checkpoint._fsync", lambda _: (_ for _ in ()).throw(OSError("broken disk"))
+        "pipeline.engine.checkpoint.fsync_folder",
+        lambda _: (_ for _ in ()).throw(OSError("broken disk")),
     )
     found = together(2, run)
     assert all(isinstance(error, CheckpointError) for error in found)

@@ -1,15 +1,14 @@
 """Which positions of the stream are consumed when stretches of it are left out."""
 
 import itertools
-from typing import Any
 
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.data.cursor import cursors
-from pipeline.data.loader import Loader, Slice
 from pipeline.data.order import Order
+from tests.pipeline.streams import take
 
 STEPS = 25
 stretches_of = st.lists(st.tuples(st.integers(0, 80), st.integers(1, 20)), max_size=5)
@@ -59,27 +58,6 @@ def test_the_end_of_any_step_is_a_place_to_go_on_from(start, batch, found, k):
     assert list(again) == steps[k : k + STEPS]
 
 
-def consumed(world: int, batch: int, start: int, left_out: list[tuple[int, int]], num: int) -> Any:
-    """Samples of some steps over all ranks, through real loaders."""
-    loaders = [
-        Loader(
-            Order(range(1000), seed=1),
-            sample=lambda index, rng: index,
-            collate=lambda samples: samples,  # type: ignore[arg-type, return-value]
-            part=Slice(batch, 0, rank, world),
-            cursor=start,
-            left_out=left_out,
-        )
-        for rank in range(world)
-    ]
-    try:
-        steps = itertools.islice(zip(*loaders, strict=True), num)
-        return [i for ranks in steps for micro in ranks for samples in micro for i in samples]
-    finally:
-        for loader in loaders:
-            loader.close()
-
-
 @settings(deadline=None, max_examples=8)
 @given(
     world=st.integers(1, 3), batch=st.integers(3, 8), start=st.integers(0, 30), found=stretches_of
@@ -88,4 +66,5 @@ def test_loaders_of_all_ranks_follow_the_cursor(world, batch, start, found):
     left_out = as_stretches(found)
     positions = [p for s in slowly(start, batch, left_out)[:6] for p in range(s, s + batch)]
     expected = Order(range(1000), seed=1).samples(np.array(positions)).tolist()
-    assert consumed(world, batch, start, left_out, 6) == expected
+    seen = take(Order(range(1000), seed=1), world, batch, 6, cursor=start, left_out=tuple(left_out))
+    assert [sample for sample, _ in seen] == expected

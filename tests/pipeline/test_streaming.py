@@ -13,37 +13,12 @@ from hypothesis import strategies as st
 from configs.schema import DataConfig, SampleFilter
 from pipeline.data.loader import Loader, Slice
 from pipeline.data.mixture import PERIOD, Mixture, deal
-from pipeline.data.order import Order, Stream, permute, unpermute
+from pipeline.data.order import Order, permute, unpermute
 from pipeline.data.selection import make_stream, select
 from shards import DamagedError, MixedDataset, open_data, open_dataset
 from shards.build import build
+from tests.pipeline.streams import take
 from tests.shards.helpers import config_for, make_collection
-
-
-def take(stream: Stream, world: int, batch: int, steps: int, readers: int, cursor: int) -> list:
-    """What all ranks of a run see, step by step: (sample, its random number) in stream order."""
-    loaders = [
-        Loader(
-            stream,
-            sample=lambda index, rng: (index, rng.random()),
-            collate=lambda samples: samples,  # type: ignore[arg-type, return-value]
-            part=Slice(batch, 0, rank, world),
-            cursor=cursor,
-            readers=readers,
-        )
-        for rank in range(world)
-    ]
-    try:
-        return [
-            sample
-            for step in itertools.islice(zip(*loaders, strict=True), steps)
-            for micro_batches in step
-            for batch_ in micro_batches
-            for sample in batch_
-        ]
-    finally:
-        for loader in loaders:
-            loader.close()
 
 
 @settings(deadline=None, max_examples=25)
@@ -60,9 +35,9 @@ def test_any_change_of_ranks_readers_and_batch_loses_and_repeats_nothing(n, wind
     order = Order(np.arange(n) * 7, seed=3, window=window)
     seen, cursor = [], 0
     for world, readers, batch, steps in changes:
-        seen += take(order, world, batch, steps, readers, cursor)
+        seen += take(order, world, batch, steps, cursor=cursor, readers=readers)
         cursor += steps * batch
-    whole = take(order, 1, cursor, 1, 1, 0)
+    whole = take(order, 1, cursor, 1)
     assert seen == whole
     for epoch in range(cursor // n):
         assert sorted(i for i, _ in seen[epoch * n : (epoch + 1) * n]) == list(range(0, 7 * n, 7))

@@ -193,3 +193,9 @@ def damage(path: Path) -> None:
 def quarantine(out: Path) -> list[dict[str, str]]:
     """What a build has left out."""
     return [json.loads(line) for line in (out / "quarantine.jsonl").read_text().splitlines()]
+
+
+def move_out(source: Path, name: str, late: Path) -> None:
+    """Take a modality's folder out of a collection, as if it came later, in a folder of its own."""
+    late.mkdir()
+    shutil.move(source / name, late / name)

@@ -17,6 +17,7 @@ from tests.shards.helpers import (
     config_for,
     contents,
     make_collection,
+    move_out,
     run_json,
     run_shards,
     stacked,
@@ -27,8 +28,7 @@ from tests.shards.helpers import (
 def test_a_modality_of_another_source_is_added_by_key(collection: Path, tmp_path: Path) -> None:
     old = Path(shutil.copytree(collection, tmp_path / "old"))
     late = tmp_path / "late"
-    late.mkdir()
-    shutil.move(old / "LULC", late / "LULC")
+    move_out(old, "LULC", late)
     (late / "LULC" / "place3.tif").write_bytes(b"no tiff")
     (late / "LULC" / "place2.tif").unlink()
     out = tmp_path / "set"
@@ -61,8 +61,7 @@ def test_a_modality_of_another_source_is_added_by_key(collection: Path, tmp_path
 def test_max_bad_bounds_the_whole_addition_however_often_it_is_stopped(tmp_path: Path) -> None:
     source = make_collection(tmp_path / "in", num=8)
     late = tmp_path / "late"
-    late.mkdir()
-    shutil.move(source / "DEM", late / "DEM")
+    move_out(source, "DEM", late)
     out = tmp_path / "set"
     build(config_for(source, out, samples_per_shard=1, splits={"train": 1.0}), quiet=True)
     for number in (1, 4, 6):
@@ -78,8 +77,7 @@ def test_max_bad_bounds_the_whole_addition_however_often_it_is_stopped(tmp_path:
 def test_a_damaged_note_beside_an_added_shard_is_told(tmp_path: Path, collection: Path) -> None:
     source = Path(shutil.copytree(collection, tmp_path / "in"))
     late = tmp_path / "late"
-    late.mkdir()
-    shutil.move(source / "LULC", late / "LULC")
+    move_out(source, "LULC", late)
     out = tmp_path / "set"
     build(config_for(source, out), quiet=True)
     add_modalities(open_dataset(out), config_for(late, out), quiet=True)

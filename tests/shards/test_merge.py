@@ -18,6 +18,7 @@ from tests.shards.helpers import (
     config_for,
     contents,
     make_collection,
+    move_out,
     run_json,
     stacked,
 )
@@ -84,8 +85,7 @@ def one_with_added(halves: tuple[Path, Path], tmp_path: Path) -> tuple[Path, Pat
     """The same, but the class maps of the second were added after its build."""
     first, _ = halves
     late = tmp_path / "late"
-    late.mkdir()
-    shutil.move(tmp_path / "second" / "LULC", late / "LULC")
+    move_out(tmp_path / "second", "LULC", late)
     out = tmp_path / "c"
     build(config_for(tmp_path / "second", out), quiet=True)
     add_modalities(open_dataset(out), config_for(late, out), quiet=True)
@@ -109,8 +109,7 @@ def test_statistics_of_a_mixture_count_added_modalities(
     halves: tuple[Path, Path], tmp_path: Path
 ) -> None:
     late = tmp_path / "late"
-    late.mkdir()
-    shutil.move(tmp_path / "second" / "DEM", late / "DEM")
+    move_out(tmp_path / "second", "DEM", late)
     out = tmp_path / "c"
     build(config_for(tmp_path / "second", out), quiet=True)
     add_modalities(open_dataset(out), config_for(late, out), quiet=True)

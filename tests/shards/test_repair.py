@@ -20,7 +20,14 @@ from shards.index import index_path
 from shards.merge import merge
 from shards.repair import repair
 from shards.verify import verify
-from tests.shards.helpers import config_for, contents, make_collection, run_json, run_shards
+from tests.shards.helpers import (
+    config_for,
+    contents,
+    make_collection,
+    move_out,
+    run_json,
+    run_shards,
+)
 from tests.shards.test_dataset import flip_bit
 
 
@@ -144,8 +151,7 @@ def test_a_salvage_keeps_added_modalities_out_of_the_shards_of_the_build(
 ) -> None:
     old = Path(shutil.copytree(collection, tmp_path / "old"))
     late = tmp_path / "late"
-    late.mkdir()
-    shutil.move(old / "LULC", late / "LULC")
+    move_out(old, "LULC", late)
     out = tmp_path / "set"
     build(config_for(old, out), quiet=True)
     add_modalities(open_dataset(out), config_for(late, out), ["LULC"], quiet=True)
