@@ -1,5 +1,6 @@
 """How a model is trained, whatever the model is."""
 
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, model_validator
@@ -103,10 +104,21 @@ class WatchConfig(Frozen):
 
 
 class OffloadConfig(Frozen):
-    """Where ZeRO keeps what does not fit on the GPU."""
+    """Where ZeRO keeps what does not fit on the GPU: in the host's memory, or on a local disk.
 
-    optimizer: Literal["none", "cpu"] = "none"
+    `nvme` is `cpu` with fp32 weights, moments and average in files under `nvme_path` that are mapped
+    into memory, so that of them RAM holds what it has room for; gradients stay in RAM.
+    """
+
+    optimizer: Literal["none", "cpu", "nvme"] = "none"
     parameters: Literal["none", "cpu"] = Field(default="none", description="ZeRO-3 only")
+    nvme_path: Path | None = Field(default=None, description="a folder on a disk of each node")
+
+    @model_validator(mode="after")
+    def _has_a_path(self) -> "OffloadConfig":
+        if self.optimizer == "nvme" and self.nvme_path is None:
+            raise ValueError("offload.optimizer: nvme needs nvme_path, a folder on a local disk")
+        return self
 
 
 class ProfilerConfig(Frozen):

@@ -4,7 +4,7 @@ It lives where the fp32 weights live, cut like them over the ranks, and is commi
 like the optimizer's own moments.
 """
 
-from collections.abc import Iterable, Iterator, MutableMapping
+from collections.abc import Callable, Iterable, Iterator, MutableMapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,12 +17,14 @@ Master = tuple[Tensor, MutableMapping[str, Any]]
 
 
 @torch.no_grad()
-def update(masters: Iterable[Master], decay: float) -> None:
-    """Average <- decay * average + (1 - decay) * weights; it starts as the weights."""
+def update(
+    masters: Iterable[Master], decay: float, copy: Callable[[Tensor], Tensor] = torch.clone
+) -> None:
+    """Average <- decay * average + (1 - decay) * weights; it starts as a copy of the weights."""
     averages, weights = [], []
     for weight, state in masters:
         if KEY not in state:
-            state[KEY] = weight.detach().clone()
+            state[KEY] = copy(weight.detach())
         else:
             averages.append(state[KEY])
             weights.append(weight.detach())

@@ -23,10 +23,12 @@ from typing import Any
 
 import xxhash
 
+from configs.schema import EngineConfig
 from pipeline.engine.base import Piece, Scalars
 from pipeline.engine.distributed import World
 from pipeline.engine.errors import CheckpointError, OtherFormatError
 from pipeline.engine.lifecycle import write_atomic
+from pipeline.engine.mapped import MappedMemory
 from pipeline.engine.statefile import Snapshot, Written, file_name
 from shards.files import fsync_folder
 
@@ -57,13 +59,20 @@ class CheckpointStore:
 
     `begin` starts a save; `advance`, called at every vote, carries it on; `finish` waits for it. All
     ranks call each of them at the same place. A save that fails raises CheckpointError on all of them;
-    earlier commits stay.
+    earlier commits stay. With `disk` the copies of the state lie there in place of memory.
     """
 
-    def __init__(self, folder: Path, world: World, keep_last: int, keep_every_steps: int = 0):
+    def __init__(
+        self,
+        folder: Path,
+        world: World,
+        keep_last: int,
+        keep_every_steps: int = 0,
+        disk: MappedMemory | None = None,
+    ):
         self.folder, self._world = folder, world
         self._keep_last, self._keep_every = keep_last, keep_every_steps
-        self._snapshot = Snapshot()
+        self._snapshot = Snapshot(disk)
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="commit")
         self._work: Future[Any] | None = None
         self._pending: Commit | None = None
@@ -199,6 +208,18 @@ class CheckpointStore:
             f"step {commit.step} could not be committed to {self.folder}: {problem}. Earlier commits "
             "are untouched: free some space or mend the folder, then start the same command again"
         )
+
+
+def store_of(out: Path, config: EngineConfig, world: World) -> CheckpointStore:
+    """The commits of a run as its configuration has them."""
+    keep, nvme_path = config.checkpoint, config.offload.nvme_path
+    return CheckpointStore(
+        out / "checkpoints",
+        world,
+        keep.keep_last,
+        keep.keep_every_steps,
+        MappedMemory(nvme_path) if nvme_path else None,
+    )
 
 
 def committed(folder: Path) -> list[Path]:

@@ -28,6 +28,7 @@ from pipeline.data.loader import Batch
 from pipeline.engine import averages
 from pipeline.engine.base import Forward, HostValue, Piece, Scalars, StepInfo
 from pipeline.engine.distributed import World, to_device
+from pipeline.engine.mapped import MappedMemory
 from pipeline.engine.objective import StepOutput
 from pipeline.engine.optimizer import build_optimizer, set_rates
 from pipeline.engine.replicated import allocate_state, model_pieces, share, state_scalars
@@ -83,7 +84,9 @@ def _offload(config: OffloadConfig) -> dict[str, Any]:
     places = {"offload_optimizer": config.optimizer, "offload_param": config.parameters}
     pinned = torch.cuda.is_available()
     return {
-        key: {"device": device, "pin_memory": pinned}
+        # DeepSpeed's own offload to NVMe trains something else (see docs/engine.md): ours is a kind of
+        # host memory.
+        key: {"device": "cpu", "pin_memory": pinned}
         for key, device in places.items()
         if device != "none"
     }
@@ -111,6 +114,12 @@ class DeepSpeedEngine:
         stages = {0: Replicas, 1: Partitions, 2: Partitions, 3: ThirdStage}
         self._zero = stages[config.zero_stage](self._engine)
         self._zero.watch_norm(self._judge)
+        self._memory = None
+        if config.offload.optimizer == "nvme":
+            assert config.offload.nvme_path is not None
+            self._memory = MappedMemory(config.offload.nvme_path)
+            self._zero.move(self._memory)
+            self._make_moments(self._memory)
         self._skip, self._max_norm, self._norm, self._applied = False, 0.0, float("nan"), True
 
     @property
@@ -138,7 +147,8 @@ class DeepSpeedEngine:
         self._norm, self._applied = float("inf"), False
         self._engine.step()
         if self._applied and self._config.ema_decay:
-            averages.update(self._masters(), self._config.ema_decay)
+            copy = self._memory.copy if self._memory else torch.clone
+            averages.update(self._masters(), self._config.ema_decay, copy)
         return StepInfo(self._applied, self._norm)
 
     def pieces(self, *, owned: bool) -> Iterator[Piece]:
@@ -161,7 +171,11 @@ class DeepSpeedEngine:
             # Parameters of one flat tensor are updated together and have the same tensors.
             common = set.union(*(kinds.get(name, set()) for name in self._zero.names(number)))
             room = functools.partial(self._zero.room, number)
+            if self._memory is not None:
+                room = functools.partial(_mapped, self._memory, flat)
             allocate_state(self._zero.inner, flat, common, scalars, room)
+        if self._memory is not None:
+            self._make_moments(self._memory)
 
     @torch.no_grad()
     def refresh(self) -> None:
@@ -186,6 +200,14 @@ class DeepSpeedEngine:
             f"{torch.__version__}, without the shm op"
         )
 
+    def _make_moments(self, memory: MappedMemory) -> None:
+        """AdamW's, which its first update would make in RAM."""
+        state: Any = self._zero.inner.state
+        for flat in self._zero.flats():
+            if not state[flat]:
+                state[flat] = {k: memory.zeros_like(flat) for k in ("exp_avg", "exp_avg_sq")}
+                state[flat]["step"] = torch.zeros(())
+
     def _masters(self) -> list[averages.Master]:
         return [(flat.data, self._zero.inner.state[flat]) for flat in self._zero.flats()]
 
@@ -194,6 +216,10 @@ class DeepSpeedEngine:
         fine = 0 <= self._norm < float("inf") and not (0 < self._max_norm < self._norm)
         self._applied = fine and not self._skip
         return self._applied
+
+
+def _mapped(memory: MappedMemory, flat: Tensor, _: str) -> Tensor:
+    return memory.zeros_like(flat)
 
 
 def _leave_out_shm_op() -> None:

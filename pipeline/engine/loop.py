@@ -21,7 +21,7 @@ from pipeline.data.selection import make_stream
 from pipeline.engine import generators, lifecycle
 from pipeline.engine.base import Forward
 from pipeline.engine.build import build_engine
-from pipeline.engine.checkpoint import CheckpointStore, Commit
+from pipeline.engine.checkpoint import Commit, store_of
 from pipeline.engine.distributed import World, to_device
 from pipeline.engine.errors import CheckpointError, RunError
 from pipeline.engine.evaluation import evaluate
@@ -60,10 +60,7 @@ class Trainer:
             raise RunError(str(error)) from error
         self.engine = build_engine(objective.model, engine, world, self.part.num_micro)
         generators.start(world, engine.seed)
-        keep = engine.checkpoint
-        self.store = CheckpointStore(
-            config.out / "checkpoints", world, keep.keep_last, keep.keep_every_steps
-        )
+        self.store = store_of(config.out, engine, world)
         self.identity = plain(
             {
                 **objective.identity(),

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from pipeline.engine.base import Piece
 from pipeline.engine.errors import CheckpointError
+from pipeline.engine.mapped import MappedMemory
 from shards.files import write_all
 
 _BLOCK = 1 << 24
@@ -47,9 +48,13 @@ class Written:
 
 
 class Snapshot:
-    """A copy of a rank's pieces in host memory, taken in one go; the memory is used again."""
+    """A copy of a rank's pieces in host memory, taken in one go; the memory is used again.
 
-    def __init__(self) -> None:
+    With `disk` it lies there, as the state itself does.
+    """
+
+    def __init__(self, disk: MappedMemory | None = None) -> None:
+        self._disk = disk
         self._memory = torch.empty(0, dtype=torch.uint8)
         self._header = b""
         self._length = 0
@@ -61,7 +66,11 @@ class Snapshot:
         if len(self._memory) < end:
             pin = torch.cuda.is_available()
             self._memory = torch.empty(0, dtype=torch.uint8)  # lets go of the old before the new
-            self._memory = torch.empty(end, dtype=torch.uint8, pin_memory=pin)
+            self._memory = (
+                self._disk.zeros(end, torch.uint8)
+                if self._disk
+                else torch.empty(end, dtype=torch.uint8, pin_memory=pin)
+            )
         for piece, (start, stop) in zip(live, places, strict=True):
             held = self._memory[start:stop].view(piece.tensor.dtype)
             held.copy_(piece.tensor, non_blocking=True)

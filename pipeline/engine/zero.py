@@ -21,6 +21,7 @@ from deepspeed.runtime.utils import combine_grad_norm_groups, get_global_norm_of
 from torch import Tensor, nn
 
 from pipeline.engine.base import Piece
+from pipeline.engine.mapped import MappedMemory
 from pipeline.engine.replicated import state_tensors, whole
 
 MOMENTUM = "momentum_buffer"
@@ -57,6 +58,9 @@ class Replicas:
 
     def refresh(self) -> None:
         """The pieces are the weights themselves."""
+
+    def move(self, _: MappedMemory) -> None:
+        raise NotImplementedError("the weights on the device are the masters")
 
     def watch_norm(self, judge: Judge) -> None:
         update = self.inner.step
@@ -145,6 +149,16 @@ class Partitions:
     def refresh(self) -> None:
         self._optimizer.update_lp_params()
 
+    def move(self, memory: MappedMemory) -> None:
+        """Put the fp32 weights there."""
+        for flat, group in zip(self._flats, self._groups, strict=True):
+            flat.data = memory.copy(flat.data)
+            for parameter in group:
+                if parameter._hp_mapping is not None:  # a view that would keep the former memory
+                    address = parameter._hp_mapping.get_hp_fragment_address()
+                    view = flat.data.narrow(0, address.start, address.numel)
+                    parameter._hp_mapping.hp_fragment = view
+
     def watch_norm(self, judge: Judge) -> None:
         if isinstance(self._optimizer, BF16_Optimizer):
             _wrap(self._optimizer, "get_grads_for_norm", lambda found: _judged(found, judge))
@@ -210,6 +224,11 @@ class ThirdStage:
             optimizer._unflatten_partitioned_parameters(number)
         if optimizer.persistent_parameters:
             optimizer.persistent_parameters[0].all_gather(optimizer.persistent_parameters)
+
+    def move(self, memory: MappedMemory) -> None:
+        """Put the fp32 weights there."""
+        for flat in self.flats():
+            flat.data = memory.copy(flat.data)
 
     def watch_norm(self, judge: Judge) -> None:
         optimizer, groups = self._optimizer, []

@@ -14,6 +14,13 @@ ENGINES = {
     "zero-3": ["engine.zero_stage=3"],
     "offload": ["engine.zero_stage=2", "engine.offload.optimizer=cpu"],
     "offload-3": ["engine.zero_stage=3", "engine.offload.optimizer=cpu"],
+    "nvme": ["engine.zero_stage=1", "engine.offload.optimizer=nvme", "engine.offload.nvme_path=NVME"],
+    "nvme-3": [
+        "engine.zero_stage=3",
+        "engine.offload.optimizer=nvme",
+        "engine.offload.nvme_path=NVME",
+        "engine.ema_decay=0.9",
+    ],
     "micro-batches": ["engine.micro_batch=2"],
     "micro-batches-3": ["engine.zero_stage=3", "engine.micro_batch=1"],
     "micro-batches-plain": ["engine.kind=plain", "engine.micro_batch=1"],
@@ -33,9 +40,13 @@ ENGINES = {
 def runs(tokens, tiny_stage2, tmp_path_factory):
     """The folders of all engines at 1, 2 and 3 ranks."""
     base = tmp_path_factory.mktemp("parity")
+    (base / "disk").mkdir()
     for world in (1, 2, 3):
         folder = base / str(world)
-        commands = [[*tiny_stage2(folder / name), *changes] for name, changes in ENGINES.items()]
+        commands = [
+            [*tiny_stage2(folder / name), *(c.replace("NVME", str(base / "disk")) for c in changes)]
+            for name, changes in ENGINES.items()
+        ]
         run_several(commands, world, folder)
     return base
 
@@ -52,7 +63,7 @@ def test_every_engine_and_number_of_ranks_has_the_losses_of_one_plain_process(ru
         assert found[step] == pytest.approx(loss, rel=tolerance), step
 
 
-@pytest.mark.parametrize("name", ["average", "average-1", "average-plain"])
+@pytest.mark.parametrize("name", ["average", "average-1", "average-plain", "nvme-3"])
 def test_evaluation_and_artifact_have_the_averaged_weights(runs, name):
     with_average = (runs / "2" / name / "artifact" / "model.safetensors").read_bytes()
     without = (runs / "2" / "zero-2" / "artifact" / "model.safetensors").read_bytes()

@@ -117,6 +117,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"zero_stage": 0, "precision": "bf16"}, "write zero_stage: 1, or kind: plain"),
     ({"zero_stage": 0, "offload": {"optimizer": "cpu"}}, "needs zero_stage 1, 2 or 3"),
     ({"offload": {"parameters": "cpu"}}, "needs zero_stage: 3"),
+    ({"offload": {"optimizer": "nvme"}}, "needs nvme_path, a folder on a local disk"),
     ({"zero_stage": 3, "compile": True}, "compile does not go with ZeRO-3"),
     ({"zero_stage": 0, "optimizer": {"name": "muon"}}, "muon needs zero_stage 1, 2 or 3"),
     ({"zero_stage": 1, "precision": "bf16", "optimizer": {"name": "muon"}}, "muon in bf16 needs"),

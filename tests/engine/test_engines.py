@@ -29,6 +29,7 @@ from tests.engine.tiny import (
     take,
 )
 
+NVME = {"optimizer": "nvme", "nvme_path": "/tmp"}
 EXACT: dict[str, dict[str, Any]] = {
     "plain": {"kind": "plain"},
     "zero-0": {"kind": "deepspeed", "zero_stage": 0},
@@ -37,6 +38,8 @@ EXACT: dict[str, dict[str, Any]] = {
     "zero-3": {"kind": "deepspeed", "zero_stage": 3},
     "offload-2": {"kind": "deepspeed", "zero_stage": 2, "offload": {"optimizer": "cpu"}},
     "offload-3": {"kind": "deepspeed", "zero_stage": 3, "offload": {"optimizer": "cpu"}},
+    "nvme-2": {"kind": "deepspeed", "zero_stage": 2, "offload": NVME},
+    "nvme-3": {"kind": "deepspeed", "zero_stage": 3, "offload": NVME},
 }
 BF16: dict[str, dict[str, Any]] = {
     f"bf16-{name}": settings | {"precision": "bf16"}
