@@ -3,6 +3,11 @@
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# A busy machine takes as long as it takes: no example fails for its time.
+settings.register_profile("untimed")
+settings.load_profile("untimed")
 
 ROOT = Path(__file__).parents[1]
 

@@ -1,7 +1,7 @@
 """Budgets are exact, absent streams are left out, nothing is both seen and asked for."""
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from configs.schema import MaskedConfig
@@ -44,7 +44,6 @@ def test_budget_shares_follow_the_dirichlet():
     np.testing.assert_allclose(draws.var(0), 0.25 * 0.75 / 9, rtol=0.1)
 
 
-@settings(deadline=None)
 @given(
     st.tuples(*(st.sampled_from([0, s.num_positions]) for s in LAYOUT.streams)).map(np.array),
     st.integers(1, 40),

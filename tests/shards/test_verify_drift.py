@@ -123,7 +123,7 @@ def test_periods_are_months_but_for_the_one_of_the_offset() -> None:
     assert begins == ["2021-12-01", "2022-01-01", "2022-01-25", "2022-02-01"]
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.permutations(range(12)), st.integers(1, 11))
 def test_sketches_do_not_depend_on_the_order_of_merging(order: list[int], cut: int) -> None:
     rng = np.random.default_rng(0)

@@ -126,7 +126,7 @@ def test_flat_images_and_small_ones_look_like_nothing() -> None:
     assert (look ^ looks.look_of(holed, row)).bit_count() <= 2
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(0, 10_000))
 def test_pairs_that_look_alike_are_those_of_comparing_all_with_all(seed: int) -> None:
     rng = np.random.default_rng(seed)

@@ -137,7 +137,7 @@ _FORMS += [("cls", _LABEL), ("txt", modality("captions"))]
 
 
 @given(st.sampled_from(_FORMS), st.binary(max_size=80), st.booleans())
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 def test_random_bytes_are_a_part_or_a_sample_error(form: Any, data: bytes, begun: bool) -> None:
     suffix, row = form
     starts = {"npy": npy(dem(0))[:70], "npz": npz(dem(0))[:40], "png": b"\x89PNG\r\n\x1a\n"}

@@ -57,9 +57,7 @@ def test_every_type_is_read_as_zarr_wrote_it(tmp_path: Path, compressor: Any) ->
 
 
 @given(data=st.data())
-@settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_chunks_are_put_together_and_parts_cut_out(tmp_path: Path, data: st.DataObject) -> None:
     array = data.draw(
         hnp.arrays(
