@@ -22,6 +22,7 @@ from pipeline.engine.base import Forward
 from pipeline.engine.distributed import World, to_device
 from pipeline.engine.heartbeat import Heartbeat
 from pipeline.engine.loop import Trainer
+from pipeline.engine.objective import Critic
 from pipeline.inspection.assumed import AssumedData
 from pipeline.inspection.example import masked_batch
 from pipeline.stage2.layout import build_layout
@@ -76,14 +77,16 @@ class Prepared:
         self.dataset: Any = NoData()
         self.layout = build_layout(config.masked, AssumedData(config.data, NAMES, {}))
         self.model: nn.Module = MaskedTransformer(self.layout, config.masked)
+        self.critic: Critic | None = None
         self.indices, self.eval_indices = np.arange(1 << 20), np.arange(0)
         self.tokens_per_sample = 256
         self.batch = made_up(masked_batch(self.layout, config.masked, batch_size), self.layout)
 
-    def sample(self, index: int, _: np.random.Generator) -> int:
+    def sample(self, index: int, rng: np.random.Generator, cursor: int) -> int:
         return index
 
-    eval_sample = sample
+    def eval_sample(self, index: int, rng: np.random.Generator) -> int:
+        return index
 
     def collate(self, _: list[int]) -> Batch:
         return self.batch

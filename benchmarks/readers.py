@@ -44,7 +44,7 @@ class Samples(torch.utils.data.Dataset):
         parts = self.dataset.read(int(i), self.names)
         return {n: self.normalisers[n].forward(np.asarray(p))[0] for n, p in parts.items()}
 
-    def sample(self, i: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    def sample(self, i: int, _: np.random.Generator, __: int) -> dict[str, np.ndarray]:
         return self[i]
 
 

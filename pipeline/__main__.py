@@ -131,6 +131,25 @@ def reshard(
     _exit_with(run)
 
 
+@app.command("import-tokenizer")
+def import_tokenizer(
+    weights: Annotated[Path, typer.Argument(help="TerraMind_Tokenizer_S2L2A.pt, for instance")],
+    modality: Annotated[str, typer.Option(help="whose tokenizer it is, as in the registry")],
+    out: Annotated[Path, typer.Option(help="folder that tokenize is told; gets artifact/")],
+    statistics: Annotated[str, typer.Option(help="set it was trained with")] = "terramind-v1",
+    crop: Annotated[int, typer.Option(help="side of a window in pixels", min=1)] = 224,
+) -> None:
+    """Make one of TerraMind's published tokenizers one of ours; every tensor has to find its place."""
+
+    def run() -> int:
+        from pipeline.stage1.adopt import adopt
+
+        _tell(f"{out / 'artifact'}: {adopt(weights, modality, statistics, crop, out)}")
+        return 0
+
+    _exit_with(run)
+
+
 @app.command()
 def report(
     folder: Annotated[Path, typer.Argument(help="folder of a run or of an experiment")],

@@ -4,6 +4,7 @@ Maps are drawn by `shards.render`; texts are wrapped into their cell; a missing 
 cell that says so. Class colours are explained below the sheet.
 """
 
+import math
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ from shards.render import class_colors, render_map
 from shards.sample import Part
 
 _CELL_IN = 1.75
+_LEGEND_COLUMN_IN = 1.35
 _TEXT_CHARS = 27
 _TEXT_LINES = 11
 
@@ -41,8 +43,17 @@ def contact_sheet(dataset: Dataset, samples: Sequence[int] | np.ndarray, out: Pa
     from matplotlib.patches import Patch
 
     rows = dataset.modalities
-    height_in = _CELL_IN * len(samples) + 1.3
-    figure = Figure(figsize=(_CELL_IN * len(rows) + 0.3, height_in), dpi=110, facecolor="white")
+    # A dictionary, because maps of two dates have the classes of the map of one.
+    meanings = {
+        (f"{c.value} {c.name}", tuple(class_colors(row)[c.value] / 255)): None
+        for row in rows.values()
+        for c in row.classes
+    }
+    width_in = _CELL_IN * len(rows) + 0.3
+    legend_columns = min(10, max(1, int(width_in / _LEGEND_COLUMN_IN)))
+    below_in = 0.25 + 0.15 * max(1, math.ceil(len(meanings) / legend_columns))
+    height_in = _CELL_IN * len(samples) + 0.9 + below_in
+    figure = Figure(figsize=(width_in, height_in), dpi=110, facecolor="white")
     axes = figure.subplots(len(samples), len(rows), squeeze=False)
     for r, i in enumerate(samples):
         parts = dataset.read(int(i), rows)
@@ -55,16 +66,12 @@ def contact_sheet(dataset: Dataset, samples: Sequence[int] | np.ndarray, out: Pa
         split, shard, slot = dataset.location(int(i))
         label = f"{_shorten(dataset.keys[int(i)], 24)}\n{split}/{shard[-6:]}/{slot}"
         axes[r][0].set_ylabel(label, fontsize=6.5, labelpad=3)
-    handles = [
-        Patch(facecolor=class_colors(row)[c.value] / 255, label=f"{c.value} {c.name}")
-        for row in rows.values()
-        for c in row.classes
-    ]
+    handles = [Patch(facecolor=color, label=label) for label, color in meanings]
     if handles:
         figure.legend(
             handles=handles,
             loc="lower center",
-            ncols=min(len(handles), 10),
+            ncols=min(len(handles), legend_columns),
             fontsize=7,
             frameon=False,
         )
@@ -75,7 +82,7 @@ def contact_sheet(dataset: Dataset, samples: Sequence[int] | np.ndarray, out: Pa
         left=0.45 / figure.get_figwidth(),
         right=1 - 0.05 / figure.get_figwidth(),
         top=1 - 0.75 / height_in,
-        bottom=0.4 / height_in,
+        bottom=below_in / height_in,
         wspace=0.05,
         hspace=0.05,
     )
@@ -90,7 +97,9 @@ def _draw_cell(ax: Any, part: Part | None, row: Modality) -> None:
     for spine in ax.spines.values():
         spine.set_color("#bbbbbb")
     if isinstance(part, np.ndarray) and row.is_map:
-        ax.imshow(render_map(part, row), interpolation="nearest", aspect="auto")
+        # Several class maps come side by side, and would be hard to read squeezed into a square.
+        aspect = "equal" if row.kind == "classes" and row.num_bands > 1 else "auto"
+        ax.imshow(render_map(part, row), interpolation="nearest", aspect=aspect)
         return
     ax.set_xlim(0, 1)
     ax.set_ylim(0, 1)

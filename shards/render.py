@@ -27,10 +27,10 @@ def render_map(
             2nd and 98th percentile of the shown bands together (so that colours keep their hue).
 
     Returns:
-        uint8 (H, W, 3).
+        uint8 (H, W, 3); of several class maps, such as two dates, (H, maps * W, 3), side by side.
     """
     if modality.kind == "classes":
-        return _render_classes(array[0], modality)
+        return _render_classes(np.hstack(list(array[_band_numbers(modality)])), modality)
     shown = _displayed(array, modality)
     low, high = value_range or display_range([array], modality)
     valid = np.all(valid_pixels(array, modality)[_band_numbers(modality)], axis=0)

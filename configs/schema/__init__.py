@@ -16,7 +16,12 @@ from configs.schema.engine import (
     ScheduleConfig,
     WatchConfig,
 )
-from configs.schema.experiment import ExperimentConfig, GenerateStep, StepConfig
+from configs.schema.experiment import (
+    ComparisonConfig,
+    ExperimentConfig,
+    GenerateStep,
+    StepConfig,
+)
 from configs.schema.generate import GenerateConfig
 from configs.schema.masked import MaskedConfig
 from configs.schema.modality import ClassInfo, Codec, Display, Modality
@@ -33,7 +38,15 @@ from configs.schema.sources import (
     TerraMeshSourceConfig,
     WebDatasetSourceConfig,
 )
-from configs.schema.tokenizer import TokenizerConfig, WordPieceConfig
+from configs.schema.tokenizer import (
+    DiffusionConfig,
+    FSQConfig,
+    GanConfig,
+    PixelLossConfig,
+    TokenizerConfig,
+    VQConfig,
+    WordPieceConfig,
+)
 
 KINDS: dict[str, type[Frozen]] = {
     "shards": ShardsConfig,
@@ -42,6 +55,7 @@ KINDS: dict[str, type[Frozen]] = {
     "stage2": Stage2Config,
     "generate": GenerateConfig,
     "experiment": ExperimentConfig,
+    "comparison": ComparisonConfig,
     "cluster": ClusterConfig,
 }
 
@@ -51,11 +65,15 @@ __all__ = [
     "ClassInfo",
     "ClusterConfig",
     "Codec",
+    "ComparisonConfig",
     "DataConfig",
+    "DiffusionConfig",
     "Display",
     "EngineConfig",
     "ExperimentConfig",
+    "FSQConfig",
     "Frozen",
+    "GanConfig",
     "GenerateConfig",
     "GenerateStep",
     "GeoBenchSourceConfig",
@@ -68,6 +86,7 @@ __all__ = [
     "Modality",
     "OffloadConfig",
     "OptimizerConfig",
+    "PixelLossConfig",
     "ProfilerConfig",
     "RunConfig",
     "SampleFilter",
@@ -82,6 +101,7 @@ __all__ = [
     "TerraMeshSourceConfig",
     "TokenizeConfig",
     "TokenizerConfig",
+    "VQConfig",
     "WatchConfig",
     "WebDatasetSourceConfig",
     "WordPieceConfig",

@@ -1,11 +1,13 @@
-"""A chain of steps that belong together: shards, tokenizers, tokens, stage 2, generation, report."""
+"""Steps that belong together: the whole pipeline as one chain, or arms of a comparison side by side."""
 
+import re
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator, model_validator
 
 from configs.schema.base import Frozen
+from configs.schema.data import FolderOrUrl
 
 
 class StepConfig(Frozen):
@@ -38,3 +40,52 @@ class ExperimentConfig(Frozen):
     tokenize: StepConfig
     stage2: StepConfig
     generate: dict[str, GenerateStep] = {}
+
+
+class ComparisonConfig(Frozen):
+    """Tokenizers side by side: every arm on every modality with every seed, and one page about all.
+
+    A run is `stage1` with the overrides of its modality, then those of its arm, and its seed: arms of
+    the same seed see the same windows in the same order. `shards` says how to build the data set, or
+    `data` where there is one. Runs are `out/stage1/<MODALITY>/<ARM>/seed-<S>`.
+    """
+
+    kind: Literal["comparison"]
+    title: str
+    out: Path
+    synthetic: bool = Field(default=False, description="true where the samples are not real ones")
+    shards: StepConfig | None = None
+    data: FolderOrUrl | None = None
+    stage1: StepConfig
+    modalities: dict[str, tuple[str, ...]]
+    arms: dict[str, tuple[str, ...]]
+    seeds: tuple[int, ...] = (0,)
+
+    @field_validator("modalities", "arms")
+    @classmethod
+    def _named(cls, value: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+        if not value:
+            raise ValueError("name at least one")
+        for name in value:
+            if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+-]*", name):
+                raise ValueError(
+                    f"{name!r} becomes the name of a folder; use letters, digits and . _ + -, and "
+                    "begin with a letter or a digit"
+                )
+        return value
+
+    @field_validator("seeds")
+    @classmethod
+    def _unique(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if not value or len(set(value)) < len(value) or min(value) < 0:
+            raise ValueError("name at least one seed, each once, none below 0")
+        return value
+
+    @model_validator(mode="after")
+    def _one_data_set(self) -> "ComparisonConfig":
+        if (self.shards is None) == (self.data is None):
+            raise ValueError(
+                "give `shards`, how to build the data set, or `data`, the path of one; and "
+                "shards=null where the file gives the other"
+            )
+        return self

@@ -40,6 +40,10 @@ class TokenizeConfig(Frozen):
     tokenizers: dict[str, Path] = {}
     modalities: tuple[str, ...] = ()
     crops: int = Field(default=1, gt=0)
+    coordinates: Literal["cells", "terramind", "fine"] = Field(
+        default="cells",
+        description="0.25 degrees by cells, as two numbers, or 0.01 degrees by cells",
+    )
     batch: int = Field(default=64, gt=0)
     device: Literal["auto", "cpu", "cuda"] = "auto"
 

@@ -72,7 +72,8 @@ class Loader:
     """Endless steps of micro-batches, read ahead by `readers` threads.
 
     The first step starts at `cursor`, or behind it: none touches a stretch of `left_out`.
-    `sample(index, rng)` reads and transforms one sample; `collate(samples)` makes a batch. A damaged
+    `sample(index, rng, cursor)` reads and transforms one sample; the cursor is where its step starts,
+    the same for all samples of the step on all ranks. `collate(samples)` makes a batch. A damaged
     sample is replaced by one drawn for its position, whichever rank meets it: ranks stay in step and
     a run that is started again sees the same. `take_damage` tells of it. Any other error in a thread
     is raised where the batch is asked for.
@@ -81,7 +82,7 @@ class Loader:
     def __init__(
         self,
         order: Stream,
-        sample: Callable[[int, np.random.Generator], Any],
+        sample: Callable[[int, np.random.Generator, int], Any],
         collate: Callable[[list[Any]], Batch],
         part: Slice,
         cursor: int = 0,
@@ -140,18 +141,18 @@ class Loader:
         for positions in self._part.positions(cursor):
             indices = self._order.samples(positions)
             pairs = zip(indices.tolist(), positions.tolist(), strict=True)
-            micro.append([self._pool.submit(self._read, i, p) for i, p in pairs])
+            micro.append([self._pool.submit(self._read, i, p, cursor) for i, p in pairs])
         return micro
 
     def _batch(self, futures: list[Future[Any]]) -> Batch:
         return self._collate([future.result() for future in futures])
 
-    def _read(self, index: int, position: int) -> Any:
+    def _read(self, index: int, position: int, cursor: int) -> Any:
         for attempt in range(MAX_STAND_INS):
             if self._stop.is_set():
                 raise _Stopped
             try:
-                return self._sample(index, self._order.rng(position))
+                return self._sample(index, self._order.rng(position), cursor)
             except DamagedError as error:
                 stand_in = self._order.replacement(position, attempt)
                 self._damage.put(Damage(position, index, stand_in, str(error)))

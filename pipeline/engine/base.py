@@ -8,14 +8,14 @@ cuts do: that is why a commit can be read by any number of ranks under any stage
 
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from pipeline.data.loader import Batch
-from pipeline.engine.objective import Sums
+from pipeline.engine.objective import StepOutput, Sums
 
 Scalars = dict[str, Any]
 
@@ -48,14 +48,27 @@ class StepInfo:
 
 @dataclass(frozen=True)
 class Forward:
-    """One micro-batch after forward and backward: its sums, and its loss as a promise.
+    """One micro-batch after forward and backward: what a StepOutput has, and its loss as a promise.
 
     `loss` reads the sum of the losses of this rank's samples. On a GPU it waits for the forward pass
     alone, while the backward pass goes on.
     """
 
     sums: Sums
-    loss: "HostValue"
+    loss: "Promise"
+    stats: Mapping[str, Tensor] = field(default_factory=dict)
+    rows: Mapping[str, Tensor] = field(default_factory=dict)
+    judged: Mapping[str, Tensor] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, output: StepOutput, loss: "Promise") -> "Forward":
+        return cls(output.sums, loss, output.stats, output.rows, output.judged)
+
+
+class Promise(Protocol):
+    """A number that is there when it is asked for."""
+
+    def get(self) -> float: ...
 
 
 class HostValue:
@@ -112,6 +125,10 @@ class Engine(Protocol):
 
     def refresh(self) -> None:
         """Make the model's weights follow the pieces after something was written into them."""
+        ...
+
+    def absorb(self, stats: Mapping[str, Tensor], rows: Mapping[str, Tensor]) -> None:
+        """Let the model learn from what was collected over the global batch (see StepOutput)."""
         ...
 
     def averaged(self) -> AbstractContextManager[None]:

@@ -9,10 +9,12 @@ from collections.abc import Iterator
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from configs.schema import EngineConfig
+from configs.schema import EngineConfig, OffloadConfig
 from pipeline.engine.base import Engine
 from pipeline.engine.distributed import World
+from pipeline.engine.objective import Objective
 from pipeline.engine.optimizer import nvidia_apex
+from pipeline.engine.pair import PairEngine
 from pipeline.layers.blocks import DecoderBlock, EncoderBlock
 
 
@@ -33,6 +35,31 @@ def build_engine(model: nn.Module, config: EngineConfig, world: World, num_micro
     from pipeline.engine.deepspeed import DeepSpeedEngine
 
     return DeepSpeedEngine(model, config, world, num_micro)
+
+
+def build_engines(
+    objective: Objective, config: EngineConfig, world: World, num_micro: int
+) -> Engine:
+    """The engine of an objective: of its model, and of its critic beside it where it has one."""
+    engine = build_engine(objective.model, config, world, num_micro)
+    if objective.critic is None:
+        return engine
+    optimizer = config.optimizer.model_copy(
+        update={"lr": config.optimizer.lr * objective.critic.lr_ratio}
+    )
+    changes = {
+        "optimizer": optimizer,
+        # The model's loss looks through the critic, whose weights must be there all the time.
+        "zero_stage": min(config.zero_stage, 2),
+        "offload": OffloadConfig(),
+        "activation_checkpointing": False,
+        "compile": False,
+        "ema_decay": 0.0,
+    }
+    critic = build_engine(
+        objective.critic.model, config.model_copy(update=changes), world, num_micro
+    )
+    return PairEngine(engine, critic)
 
 
 def use_checkpointing(model: nn.Module) -> int:

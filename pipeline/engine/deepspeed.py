@@ -26,6 +26,7 @@ import deepspeed
 from configs.schema import EngineConfig, OffloadConfig
 from pipeline.data.loader import Batch
 from pipeline.engine import averages
+from pipeline.engine.absorb import absorb
 from pipeline.engine.base import Forward, HostValue, Piece, Scalars, StepInfo
 from pipeline.engine.distributed import World, to_device
 from pipeline.engine.mapped import MappedMemory
@@ -139,7 +140,7 @@ class DeepSpeedEngine:
         self._engine.backward(loss * scale)
         if not self._engine.is_gradient_accumulation_boundary():
             self._engine.step()
-        return Forward(output.sums, promise)
+        return Forward.of(output, promise)
 
     def step(self, lr_factor: float, *, skip: bool = False, max_norm: float = 0.0) -> StepInfo:
         set_rates(self._engine.optimizer, lr_factor, self._config.optimizer)
@@ -180,6 +181,9 @@ class DeepSpeedEngine:
     @torch.no_grad()
     def refresh(self) -> None:
         self._zero.refresh()
+
+    def absorb(self, stats: Mapping[str, Tensor], rows: Mapping[str, Tensor]) -> None:
+        absorb(self.model, stats, rows)
 
     @contextlib.contextmanager
     def averaged(self) -> Iterator[None]:

@@ -75,6 +75,27 @@ class World:
         pieces = flat.split([p.numel() for p in parts])
         return {n: p.reshape(values[n].shape) for n, p in zip(names, pieces, strict=True)}
 
+    def sum_on_device(self, values: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Sum over ranks, name by name, in float32 and where the tensors are: for large ones."""
+        if self.size == 1 or not values:
+            return values
+        names = sorted(values)
+        flat = torch.cat([values[n].detach().float().reshape(-1) for n in names])
+        dist.all_reduce(flat)
+        pieces = flat.split([values[n].numel() for n in names])
+        return {n: p.reshape(values[n].shape) for n, p in zip(names, pieces, strict=True)}
+
+    def concatenate(self, rows: torch.Tensor) -> torch.Tensor:
+        """The rows of all ranks, one rank after another; each may bring another number of them."""
+        if self.size == 1:
+            return rows
+        counts: list[int] = self.gather(len(rows))
+        padded = rows.new_zeros(max(counts), *rows.shape[1:])
+        padded[: len(rows)] = rows
+        found = [torch.empty_like(padded) for _ in counts]
+        dist.all_gather(found, padded)
+        return torch.cat([part[:count] for part, count in zip(found, counts, strict=True)])
+
 
 _vote_group: dist.ProcessGroup | None = None
 

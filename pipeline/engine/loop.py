@@ -19,8 +19,9 @@ from pipeline.data.cursor import cursors
 from pipeline.data.loader import Batch, Loader, Slice
 from pipeline.data.selection import make_stream
 from pipeline.engine import generators, lifecycle
+from pipeline.engine.absorb import learn
 from pipeline.engine.base import Forward
-from pipeline.engine.build import build_engine
+from pipeline.engine.build import build_engines
 from pipeline.engine.checkpoint import Commit, store_of
 from pipeline.engine.distributed import World, to_device
 from pipeline.engine.errors import CheckpointError, RunError
@@ -58,7 +59,7 @@ class Trainer:
             self.order = make_stream(objective.dataset, objective.indices, config.data, engine.seed)
         except ValueError as error:
             raise RunError(str(error)) from error
-        self.engine = build_engine(objective.model, engine, world, self.part.num_micro)
+        self.engine = build_engines(objective, engine, world, self.part.num_micro)
         generators.start(world, engine.seed)
         self.store = store_of(config.out, engine, world)
         self.identity = plain(
@@ -151,7 +152,9 @@ class Trainer:
             self.step += 1
             self.cursor = start + engine.global_batch
             self.samples.consumed(self.step, start)
-            if not info.applied:
+            if info.applied:
+                learn(self.engine, outputs, self.world)
+            else:
                 self._tell_skipped(start, vote.loss, info.grad_norm)
             self.reporter.add(outputs, info)
             verdict = self.guard.take(self.step, start, vote.loss, info.grad_norm, info.applied)

@@ -20,10 +20,27 @@ class StepOutput(NamedTuple):
     `loss` is one value per sample, [B]: only sums over samples are independent of how a batch is cut
     over ranks and micro-batches. `sums` are reduced and turned into log values by `summarise`;
     `count`, the number of samples, is always among them.
+
+    `stats` and `rows` are what a model learns from without a gradient: after an update, its `absorb`
+    is given `stats` summed over the global batch, and `rows` of all its samples in stream order.
+    `judged` is the batch of a critic, without gradient.
     """
 
     loss: Tensor
     sums: Sums
+    stats: Mapping[str, Tensor] = {}
+    rows: Mapping[str, Tensor] = {}
+    judged: Mapping[str, Tensor] = {}
+
+
+class Critic(NamedTuple):
+    """A second model that learns to judge what the first one makes, at a rate of its own.
+
+    Its batches are what the first gave it to judge; its forward returns a StepOutput.
+    """
+
+    model: nn.Module
+    lr_ratio: float
 
 
 TOKENS = "engine/tokens"
@@ -38,6 +55,7 @@ class Objective(Protocol):
     """
 
     model: nn.Module
+    critic: Critic | None
 
     @property
     def dataset(self) -> SampleSet:
@@ -59,8 +77,11 @@ class Objective(Protocol):
         """Held-out data-set indices, ascending; may be empty."""
         ...
 
-    def sample(self, index: int, rng: np.random.Generator) -> Any:
-        """Read and transform one training sample; all its randomness comes from `rng`."""
+    def sample(self, index: int, rng: np.random.Generator, cursor: int) -> Any:
+        """Read and transform one training sample; all its randomness comes from `rng`.
+
+        `cursor` is where its step starts in the stream: what all samples of a step share comes from it.
+        """
         ...
 
     def eval_sample(self, index: int, rng: np.random.Generator) -> Any:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from configs.schema import EngineConfig
 from pipeline.data.loader import Batch
 from pipeline.engine import averages
+from pipeline.engine.absorb import absorb
 from pipeline.engine.base import Forward, HostValue, Piece, Scalars, StepInfo
 from pipeline.engine.distributed import World, to_device
 from pipeline.engine.objective import StepOutput
@@ -46,7 +47,7 @@ class PlainEngine:
         loss = output.loss.sum()
         promise = HostValue(loss)
         (loss / self._config.global_batch).backward()
-        return Forward(output.sums, promise)
+        return Forward.of(output, promise)
 
     @torch.no_grad()
     def step(self, lr_factor: float, *, skip: bool = False, max_norm: float = 0.0) -> StepInfo:
@@ -84,6 +85,9 @@ class PlainEngine:
 
     def refresh(self) -> None:
         """The pieces are the weights themselves."""
+
+    def absorb(self, stats: Mapping[str, Tensor], rows: Mapping[str, Tensor]) -> None:
+        absorb(self._model, stats, rows)
 
     def averaged(self) -> AbstractContextManager[None]:
         if not self._config.ema_decay:

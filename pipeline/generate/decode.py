@@ -39,7 +39,7 @@ class Decoder:
     """
 
     def __init__(self, info: dict[str, Any], shards: Path, device: torch.device):
-        self.kind = info["kind"]
+        self.kind, self._version = info["kind"], info["tokenizer"]
         self._tokenizer: ImageTokenizer | TextTokenizer | None = None
         if info["artifact"] is None:
             return
@@ -66,7 +66,7 @@ class Decoder:
     def __call__(self, codes: list[np.ndarray]) -> list[Value]:
         """Codes per sample -> maps [C, H, W] in physical units, texts, [lon, lat], or ISO dates."""
         if self.kind == "coordinates":
-            return [place_time.coordinates_of(c) for c in codes]
+            return [place_time.scheme_of(self._version).decode(c) for c in codes]
         if self.kind == "date":
             return [place_time.date_of(c) for c in codes]
         if isinstance(self._tokenizer, TextTokenizer):

@@ -34,8 +34,8 @@ class MapScore:
             k = self.row.num_classes
             if not self.confusion.size:
                 self.confusion = np.zeros((k, k), dtype=np.int64)
-            pairs = truth[0][valid].astype(np.int64) * k + guess[0][valid]
-            self.confusion += np.bincount(pairs, minlength=k * k).reshape(k, k)
+            pairs = truth[:, valid].astype(np.int64) * k + guess[:, valid]
+            self.confusion += np.bincount(pairs.ravel(), minlength=k * k).reshape(k, k)
             return
         error = guess[:, valid].astype(np.float64) - truth[:, valid]
         self.square += float((error**2).sum())

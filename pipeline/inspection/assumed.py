@@ -12,7 +12,6 @@ from typing import Any
 from configs.registry import modality_registry
 from configs.schema import DataConfig, TokenizerConfig
 from pipeline.data.tokens import extra_name
-from pipeline.stage1 import place_time
 from pipeline.stage1.tokenize import untrained_info
 
 WINDOW_M = 2240
@@ -39,7 +38,7 @@ class AssumedData:
     def _tokens(self, name: str) -> dict[str, Any]:
         row, default = self.modalities[name], TokenizerConfig()
         info = untrained_info(name, row) | {"tokenizer": "assumed"}
-        if row.kind in place_time.TOKENS:
+        if row.kind in ("coordinates", "date"):
             return info
         if row.kind == "text":
             text = default.text

@@ -7,12 +7,12 @@ import torch
 from torch import Tensor, nn
 
 from configs import ConfigError
-from configs.registry import modality
-from configs.schema import MaskedConfig, Stage1Config, Stage2Config
+from configs.registry import BandStatistics, modality
+from configs.schema import MaskedConfig, Modality, Stage1Config, Stage2Config
 from pipeline.data.loader import Batch
 from pipeline.data.selection import select
 from pipeline.inspection.assumed import WINDOW_M, AssumedData
-from pipeline.stage1.tokenizer import Tokenizer
+from pipeline.stage1.tokenizer import Teaching, Tokenizer
 from pipeline.stage2.layout import Layout, build_layout
 from pipeline.stage2.model import MaskedTransformer
 from shards import SampleSet, open_data
@@ -63,15 +63,23 @@ def _tokenizer(config: Stage1Config, data: SampleSet | None, micro_batch: int) -
             part = data.read(int(indices[0]), [name])[name]
             size, assumed = min(part.shape[1:]), ""  # type: ignore[union-attr]
     with torch.device("meta"):
-        model = Tokenizer(row, config.tokenizer, size)
-        channels = 1 if model.is_classes else row.num_bands
+        model = Tokenizer(row, config.tokenizer, size, _teaching(config, row, size))
         kind = torch.uint8 if model.is_classes else torch.float32
         batch = {
-            "x": torch.empty(micro_batch, channels, size, size, dtype=kind),
+            "x": torch.empty(micro_batch, row.num_bands, size, size, dtype=kind),
             "valid": torch.empty(micro_batch, size, size, dtype=torch.bool),
+            "seed": torch.empty(micro_batch, dtype=torch.int64),
         }
     tokens = model.grid[0] * model.grid[1]
     return Example(model, batch, tokens, None if indices is None else len(indices), assumed)
+
+
+def _teaching(config: Stage1Config, row: Modality, size: int) -> Teaching:
+    """What the loss is made of; its perceptual network is taken to be of the same shape."""
+    statistics = BandStatistics((0.0,) * row.num_bands, (1.0,) * row.num_bands)
+    asks = config.tokenizer.loss.perceptual > 0
+    network = Tokenizer(row, config.tokenizer, size).encoder if asks else None
+    return Teaching(statistics, config.engine.global_batch, network)
 
 
 def _masked(config: Stage2Config, data: SampleSet | None, micro_batch: int) -> Example:

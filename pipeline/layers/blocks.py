@@ -21,11 +21,11 @@ class Mlp(nn.Module):
 class EncoderBlock(nn.Module):
     """Self-attention and MLP, each pre-normalised and residual: [B, N, D] -> [B, N, D]."""
 
-    def __init__(self, width: int, num_heads: int, mlp_ratio: float):
+    def __init__(self, width: int, num_heads: int, mlp_ratio: float, norm_eps: float = 1e-5):
         super().__init__()
-        self.norm1 = nn.LayerNorm(width)
+        self.norm1 = nn.LayerNorm(width, norm_eps)
         self.attn = SelfAttention(width, num_heads)
-        self.norm2 = nn.LayerNorm(width)
+        self.norm2 = nn.LayerNorm(width, norm_eps)
         self.mlp = Mlp(width, int(width * mlp_ratio))
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:

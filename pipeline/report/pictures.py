@@ -10,7 +10,7 @@ from PIL import Image
 
 from configs.schema import Modality
 from pipeline.report import numbers
-from pipeline.report.html import Markup, tag
+from pipeline.report.html import Markup, join, tag
 
 _RAMP_PX = 128
 
@@ -84,7 +84,10 @@ def _class_legend(row: Modality, shown: Sequence[np.ndarray]) -> Markup:
             colour = f"background:rgb({','.join(str(c) for c in colours[entry.value])})"
             swatch = tag("span", class_="swatch", style=colour)
             entries.append(tag("li", swatch, entry.name))
-    return tag("ul", entries, class_="legend", aria_label=f"Classes of {row.name}")
+    legend = tag("ul", entries, class_="legend", aria_label=f"Classes of {row.name}")
+    if row.num_bands == 1:
+        return legend
+    return join([legend, tag("small", f"from left to right: {', '.join(row.display.bands)}")])
 
 
 def _scale(row: Modality) -> Markup:

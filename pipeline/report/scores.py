@@ -7,7 +7,8 @@ import numpy as np
 from configs.schema import Modality
 from pipeline.data.transforms import measured_pixels
 from pipeline.report import numbers
-from pipeline.report.collect import Found, Record
+from pipeline.report.collect import Found
+from pipeline.report.files import Record
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ def picture_score(guess: np.ndarray, truth: np.ndarray, row: Modality) -> str:
     if not valid.any():
         return "no valid pixel"
     if row.kind == "classes":
-        return f"{100 * float((guess[0] == truth[0])[valid].mean()):.0f} % right"
+        return f"{100 * float((guess == truth)[:, valid].mean()):.0f} % right"
     error = guess[:, valid].astype(np.float64) - truth[:, valid]
     rmse = float(np.sqrt((error**2).mean()))
     return f"RMSE {numbers.number(rmse)} {numbers.short_unit(row.unit)}".strip()

@@ -53,7 +53,7 @@ class ImageTokenizer:
 
     @torch.no_grad()
     def decode(self, codes: torch.Tensor) -> np.ndarray:
-        """Codes [B, N] -> physical float32 [B, C, H, W], or classes uint8 [B, 1, H, W]."""
+        """Codes [B, N] -> physical float32 [B, C, H, W], or classes uint8 [B, C, H, W]."""
         device = next(self.model.parameters()).device
         return self._maps(self.model.decode(codes.to(device)))
 
@@ -67,9 +67,7 @@ class ImageTokenizer:
         out = out.float()
         if self._normaliser:
             return self._normaliser.inverse(out.cpu().numpy())
-        if self.modality.nodata is not None:
-            out[:, int(self.modality.nodata)] = -torch.inf  # a map is a claim: never "no data"
-        return out.argmax(1, keepdim=True).to(torch.uint8).cpu().numpy()
+        return self.model.maps(out).to(torch.uint8).cpu().numpy()
 
     def save(self, folder: Path) -> None:
         """Write the artifact; a folder appears under its name only when it is whole."""
@@ -77,7 +75,8 @@ class ImageTokenizer:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
         weights = {
-            k: v.detach().float().cpu().contiguous() for k, v in self.model.state_dict().items()
+            name: (v.float() if v.is_floating_point() else v).detach().cpu().contiguous()
+            for name, v in self.model.state_dict().items()
         }
         save_file(weights, temporary / "model.safetensors")
         record = {

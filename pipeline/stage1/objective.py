@@ -1,6 +1,7 @@
 """Stage 1 as the training loop sees it: windows of one modality, and what a finished run leaves."""
 
 import itertools
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,13 +22,18 @@ from pipeline.data.transforms import (
     statistics_for,
     window_start,
 )
-from pipeline.layers.scores import accuracy, code_usage, miou
+from pipeline.engine.evaluation import spread
+from pipeline.engine.lifecycle import write_atomic
+from pipeline.engine.objective import Critic
 from pipeline.stage1.artifact import ImageTokenizer
-from pipeline.stage1.tokenizer import Tokenizer
+from pipeline.stage1.baseline import Baseline
+from pipeline.stage1.encoder import Encoder
+from pipeline.stage1.tokenizer import Teaching, Tokenizer
 from shards import SampleSet
 
 NUM_PICTURES = 4
-Window = tuple[np.ndarray, np.ndarray]
+_SIDES = 0x51DE5  # names the stream of random numbers that crop sides are drawn from
+Window = tuple[np.ndarray, np.ndarray, int]
 
 
 class TokenizerObjective:
@@ -51,49 +57,50 @@ class TokenizerObjective:
         if self.row.kind == "image":
             self.normaliser = Normaliser(self.row, statistics_for(dataset, name, config.data))
         size = config.tokenizer.crop_px or self._smallest_side()
-        self.model: nn.Module = Tokenizer(self.row, config.tokenizer, size)
+        teaching = Teaching(
+            self.normaliser.statistics if self.normaliser else None,
+            config.engine.global_batch,
+            self._perceptual(size),
+        )
+        self.model: nn.Module = Tokenizer(self.row, config.tokenizer, size, teaching)
+        self.critic: Critic | None = None
+        if self.model.critic is not None:
+            self.critic = Critic(self.model.critic, config.tokenizer.gan.lr_ratio)
+        self.judge = self.model.judge
         grid = self.model.grid
         self.tokens_per_sample = grid[0] * grid[1]
         assert self.row.gsd_m is not None
-        self.window_m = size * self.row.gsd_m
+        self.size, self.gsd_m = size, self.row.gsd_m
 
-    def sample(self, index: int, rng: np.random.Generator) -> Window:
-        """One window, at random, in a random symmetry of the square."""
-        x = self._read(index)
-        x = self._window(x, rng.random(), rng.random())
+    def sample(self, index: int, rng: np.random.Generator, cursor: int) -> Window:
+        """One window, at random, in a random symmetry of the square; as large as the step's others."""
+        x = self._window(self._read(index), rng.random(), rng.random(), self._step_size(cursor))
         pixels, valid = self._prepare(x)
         if self.config.tokenizer.augment:
             pixels, valid = flip_and_turn((pixels, valid), rng)
-        return pixels, valid
+        return pixels, valid, int(rng.integers(2**62))
 
     def eval_sample(self, index: int, rng: np.random.Generator) -> Window:
         """The window in the centre, as it is."""
-        return self._prepare(self._centre(index))
+        pixels, valid = self._prepare(self._centre(index))
+        return pixels, valid, int(rng.integers(2**62))
 
     def collate(self, samples: list[Window]) -> Batch:
-        """X [B, C, H, W] float32 (class maps uint8), valid [B, H, W] bool."""
-        x, valid = zip(*samples, strict=True)
-        return {"x": torch.from_numpy(np.stack(x)), "valid": torch.from_numpy(np.stack(valid))}
+        """X [B, C, H, W] float32 (class maps uint8), valid [B, H, W] bool, seed [B] int64."""
+        x, valid, seeds = zip(*samples, strict=True)
+        return {
+            "x": torch.from_numpy(np.stack(x)),
+            "valid": torch.from_numpy(np.stack(valid)),
+            "seed": torch.tensor(seeds),
+        }
 
     def summarise(self, sums: dict[str, Tensor]) -> dict[str, float]:
-        """Loss; on held-out samples also errors in physical units, class scores and code usage."""
-        values = {"loss": float(sums["loss"] / sums["count"])}
-        if "codes" in sums:
-            values |= code_usage(sums["codes"])
-        if "confusion" in sums:
-            nodata = None if self.row.nodata is None else int(self.row.nodata)
-            values |= {
-                "accuracy": accuracy(sums["confusion"]),
-                "miou": miou(sums["confusion"], ignore=nodata),
-            }
-        if "square" in sums and self.normaliser is not None:
-            std = torch.tensor(self.normaliser.statistics.std, dtype=torch.float64)
-            mse = (sums["square"] / sums["pixels"] * std**2).mean()
-            values |= {
-                "rmse": float(mse.sqrt()),
-                "mae": float((sums["absolute"] / sums["pixels"] * std).mean()),
-            }
-        return values
+        """Means of losses and code usage; on held-out samples also scores in physical units."""
+        count = sums["count"]
+        losses = {"loss", "commitment", "reconstruction", "opinion"} & sums.keys()
+        values = {name: float(sums[name] / count) for name in sorted(losses)}
+        values |= {k: float(v / count) for k, v in sums.items() if k.startswith("critic.")}
+        return values | self.judge.scores(sums)
 
     def identity(self) -> Mapping[str, Any]:
         return {
@@ -106,7 +113,7 @@ class TokenizerObjective:
         }
 
     def finish(self, folder: Path) -> None:
-        """Write the artifact and a few held-out reconstructions."""
+        """Write the artifact, a few held-out reconstructions, the resampling baseline, parameter counts."""
         assert isinstance(self.model, Tokenizer)
         statistics = self.normaliser.statistics if self.normaliser else None
         tokenizer = ImageTokenizer(self.model, self.row, statistics)
@@ -120,9 +127,17 @@ class TokenizerObjective:
             codes = self.model.tokenize(torch.from_numpy(pixels)[None].to(device))
             truth.append(x)
             restored.append(tokenizer.decode(codes)[0])
-        np.savez_compressed(
-            folder / "reconstructions.npz", truth=np.stack(truth), restored=np.stack(restored)
-        )
+        pictures = {"truth": np.stack(truth), "restored": np.stack(restored)}
+        plain = Baseline.at_rate(self.row, self.tokens_per_sample, tokenizer.vocab_size, self.size)
+        if plain.cells:
+            pictures["baseline"] = plain.restore(pictures["truth"])
+        np.savez_compressed(folder / "reconstructions.npz", allow_pickle=False, **pictures)
+        judged = readable(spread(self.eval_indices, self.config.engine.eval_samples), self._centre)
+        record = plain.record((self._prepare(x) for x in judged), self.judge)
+        write_atomic(folder / "baseline.json", json.dumps(record))
+        parts = {"tokenizer": self.model, "critic": self.model.critic}
+        counts = {k: sum(p.numel() for p in m.parameters()) for k, m in parts.items() if m}
+        write_atomic(folder / "parameters.json", json.dumps(counts))
 
     def _read(self, index: int) -> np.ndarray:
         x = self.dataset.read(index, [self.config.modality])[self.config.modality]
@@ -130,22 +145,44 @@ class TokenizerObjective:
         return x
 
     def _centre(self, index: int) -> np.ndarray:
-        return self._window(self._read(index), 0.5, 0.5)
+        return self._window(self._read(index), 0.5, 0.5, self.size)
 
-    def _window(self, x: np.ndarray, down: float, right: float) -> np.ndarray:
-        """The window whose corner lies at these shares of the room around it."""
-        gsd = self.row.gsd_m
-        assert gsd is not None
+    def _step_size(self, cursor: int) -> int:
+        """Side of the windows of the step that starts there: drawn, and the same on all ranks."""
+        sizes = self.config.tokenizer.crops_px
+        if not sizes:
+            return self.size
+        rng = np.random.Generator(np.random.Philox(key=[self.config.engine.seed ^ _SIDES, cursor]))
+        return int(rng.choice(sizes))
+
+    def _window(self, x: np.ndarray, down: float, right: float, size: int) -> np.ndarray:
+        """The window of `size` pixels whose corner lies at these shares of the room around it."""
+        window_m = size * self.gsd_m
         sides = zip(x.shape[1:], (down, right), strict=True)
         try:
-            top, left = (window_start(n * gsd, self.window_m, share) for n, share in sides)
+            top, left = (window_start(n * self.gsd_m, window_m, share) for n, share in sides)
         except ValueError as error:
             raise ConfigError(
-                f"{self.dataset.path}, {self.row.name}: {error}; set tokenizer.crop_px"
+                f"{self.dataset.path}, {self.row.name}: {error}; set tokenizer.crop_px, crops_px"
             ) from error
-        return cut(x, self.row, top, left, self.window_m)
+        return cut(x, self.row, top, left, window_m)
 
-    def _prepare(self, x: np.ndarray) -> Window:
+    def _perceptual(self, size: int) -> Encoder | None:
+        """The encoder whose features reconstructions are compared in, where the loss asks for one."""
+        loss, sizes = self.config.tokenizer.loss, {size, *self.config.tokenizer.crops_px}
+        if not loss.perceptual or loss.perceptual_network is None:
+            return None
+        network = ImageTokenizer.from_pretrained(loss.perceptual_network / "artifact").model
+        known = {network.size, *network.config.crops_px}
+        if network.modality != self.row or not sizes <= known:
+            raise ConfigError(
+                f"tokenizer.loss.perceptual_network={loss.perceptual_network} knows windows of "
+                f"{sorted(known)} px of {network.modality.name}; needed are {sorted(sizes)} px of "
+                f"{self.row.name}"
+            )
+        return network.encoder
+
+    def _prepare(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return prepare(x, self.row, self.normaliser)
 
     def _smallest_side(self) -> int:

@@ -21,9 +21,8 @@ from pipeline.data.tokens import extra_name
 from pipeline.data.transforms import cut, window_offsets
 from pipeline.engine import distributed, lifecycle
 from pipeline.engine.metrics import clock, say
-from pipeline.stage1 import place_time
 from pipeline.stage1.artifact import ImageTokenizer, fingerprint
-from pipeline.stage1.place_time import coordinate_tokens, date_tokens
+from pipeline.stage1.place_time import COORDINATE_SCHEMES, DATE_SIZES, VERSION, date_tokens
 from pipeline.stage1.text import TextTokenizer
 from shards import DamagedError, Dataset, open_dataset
 from shards.extra import ExtraWriter
@@ -127,10 +126,14 @@ def _tokenizer(
 ) -> tuple[dict[str, Any], Encode]:
     """What the token modality's manifest says, and the function from parts to codes."""
     row = dataset.modalities[name]
-    info = untrained_info(name, row)
-    if row.kind in place_time.TOKENS:
-        info |= {"tokenizer": place_time.VERSION, "artifact": None}
-        tokens_of = {"coordinates": coordinate_tokens, "date": date_tokens}[row.kind]
+    info = untrained_info(name, row, config.coordinates)
+    tokens_of: Callable[[Any], np.ndarray] | None = None
+    if row.kind == "coordinates":
+        tokens_of = COORDINATE_SCHEMES[config.coordinates].encode
+    elif row.kind == "date":
+        tokens_of = date_tokens
+    if tokens_of is not None:
+        info["artifact"] = None
         return info, lambda values: [_u16(tokens_of(v))[None] for v in values]
     if name not in config.tokenizers:
         raise ConfigError(
@@ -165,8 +168,8 @@ def _tokenizer(
     return info, encode
 
 
-def untrained_info(name: str, row: Modality) -> dict[str, Any]:
-    """What the manifest of a token modality says before any tokenizer is known."""
+def untrained_info(name: str, row: Modality, coordinates: str = "cells") -> dict[str, Any]:
+    """What the manifest of a token modality says before any trained tokenizer is known."""
     info = {
         "modality": name,
         "kind": row.kind,
@@ -174,8 +177,12 @@ def untrained_info(name: str, row: Modality) -> dict[str, Any]:
         "grid": None,
         "window_m": None,
     }
-    if row.kind in place_time.TOKENS:
-        info["num_tokens"], info["vocab_size"] = place_time.TOKENS[row.kind]
+    if row.kind == "coordinates":
+        scheme = COORDINATE_SCHEMES[coordinates]
+        info |= {"tokenizer": scheme.version, "num_tokens": len(scheme.sizes)}
+        info["vocab_size"] = scheme.vocab_size
+    elif row.kind == "date":
+        info |= {"tokenizer": VERSION, "num_tokens": len(DATE_SIZES), "vocab_size": sum(DATE_SIZES)}
     return info
 
 

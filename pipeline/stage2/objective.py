@@ -12,6 +12,7 @@ from configs.schema import Stage2Config
 from pipeline.data.loader import Batch
 from pipeline.data.selection import select
 from pipeline.data.transforms import Normaliser, statistics_for
+from pipeline.engine.objective import Critic
 from pipeline.stage2.artifact import save
 from pipeline.stage2.layout import build_layout
 from pipeline.stage2.model import MaskedTransformer
@@ -37,9 +38,10 @@ class MaskedObjective:
             )
         self.eval_indices = self._usable(config.data.eval_split)
         self.model: nn.Module = MaskedTransformer(self.layout, config.masked)
+        self.critic: Critic | None = None
         self.tokens_per_sample = config.masked.num_input_tokens + config.masked.num_target_tokens
 
-    def sample(self, index: int, rng: np.random.Generator) -> Masked:
+    def sample(self, index: int, rng: np.random.Generator, cursor: int) -> Masked:
         return masked_sample(self.reader, self.config.masked, index, rng)
 
     def eval_sample(self, index: int, rng: np.random.Generator) -> Masked:

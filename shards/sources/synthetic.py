@@ -13,6 +13,8 @@ and say nothing about the Earth. It is the embedded default and the test bed of 
 - NDVI is computed from the stored L2A bands; processing-baseline offset, clouds, speckle, 20 m and
   60 m bands and rare strips of nodata are as in the products. Land cover is a yearly composite:
   it has no clouds and no snow of the season.
+- Land cover of two dates and OSM features as a map are made when the configuration names them; the
+  later date is LULC, and the map says what the OSM tags say.
 - Any modality may be missing; at least one image is left.
 """
 
@@ -30,9 +32,11 @@ from configs.schema.modality import Modality
 from shards.sample import Part, Sample, SampleMeta
 from shards.sources.base import SampleRef, make_listing, registry_rows
 from shards.sources.earth import optics, words
+from shards.sources.earth.change import cover_before
 from shards.sources.earth.cover import make_cover
 from shards.sources.earth.noise import Purpose, stream
 from shards.sources.earth.optics import Optics
+from shards.sources.earth.osm_map import osm_map
 from shards.sources.earth.place import BLOCK_SIZE, Place, place_of, position, utm
 from shards.sources.earth.radar import Radar
 from shards.sources.earth.terrain import PIXEL_M, make_terrain
@@ -46,6 +50,8 @@ MODALITIES = (
     *("S2L1C", "S2L2A", "S2RGB", "S1GRD", "S1RTC", "Landsat", "DEM", "LULC", "CHM", "NDVI"),
     *("captions", "OSM", "coordinates", "date"),
 )
+# made for those who ask, so that data sets by default stay what they are
+ON_REQUEST = ("LULCchange", "OSMraster")
 
 _SHARE_WITH_EDGE = 0.015
 
@@ -58,6 +64,11 @@ class SyntheticSource:
     def __init__(self, config: SyntheticSourceConfig):
         self.config = config
         self.modalities = in_registry_order(config.modalities or MODALITIES)
+        if strange := set(self.modalities) - {*MODALITIES, *ON_REQUEST}:
+            raise ConfigError(
+                f"the synthetic Earth does not make {', '.join(sorted(strange))}; "
+                f"it makes {', '.join((*MODALITIES, *ON_REQUEST))}"
+            )
         for key, share in config.missing_by.items():
             modality(key)
             if not 0 <= share <= 1:
@@ -156,12 +167,23 @@ def _render(place: Place, seed: int, tile_px: int, wanted: set[str]) -> dict[str
     if wanted & {"S1GRD", "S1RTC"}:
         radar = Radar(place, terrain, cover, seed)
         parts["S1GRD"], parts["S1RTC"] = radar.grd(), radar.rtc()
+    if "OSMraster" in wanted:
+        parts["OSMraster"] = osm_map(cover)[None]
     _cut_edges(parts, place, seed)
+    if "LULCchange" in wanted:
+        parts["LULCchange"] = _two_dates(
+            np.asarray(parts["LULC"]), cover_before(place, cover, seed)
+        )
     if "S2L2A" in parts:
         l2a = np.asarray(parts["S2L2A"])
         parts["S2RGB"] = optics.true_colour(l2a, place.day)
         parts["NDVI"] = optics.ndvi(l2a)
     return parts
+
+
+def _two_dates(lulc: np.ndarray, before: np.ndarray) -> np.ndarray:
+    nodata = modality("LULC").nodata
+    return np.stack([np.where(lulc[0] == nodata, lulc[0], before), lulc[0]])
 
 
 def _cut_edges(parts: dict[str, Part], place: Place, seed: int) -> None:

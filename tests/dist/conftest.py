@@ -8,7 +8,7 @@ from tests.dist.ranks import run_ranks
 
 TINY_TOKENIZER = [
     "tokenizer.width=32", "tokenizer.heads=2", "tokenizer.encoder_depth=1", "tokenizer.decoder_depth=1",
-    "tokenizer.levels=[4,4]", "tokenizer.text.vocab_size=200",
+    "tokenizer.fsq.levels=[4,4]", "tokenizer.text.vocab_size=200",
     "engine.num_steps=4", "engine.global_batch=4", "engine.eval_samples=4",
 ]  # fmt: skip
 

@@ -14,10 +14,10 @@ _sample, _collate = MaskedObjective.sample, MaskedObjective.collate
 poisoned = []
 
 
-def sample(self, index, rng):
+def sample(self, index, rng, cursor):
     """A sample's generator is made from its position, which is how it is known here."""
     position = int(rng.bit_generator.state["state"]["key"][1])
-    found = _sample(self, index, rng)
+    found = _sample(self, index, rng, cursor)
     if position in POSITIONS:
         poisoned.append(found)
     return found

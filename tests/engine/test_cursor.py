@@ -58,7 +58,7 @@ def test_the_end_of_any_step_is_a_place_to_go_on_from(start, batch, found, k):
     assert list(again) == steps[k : k + STEPS]
 
 
-@settings(deadline=None, max_examples=8)
+@settings(max_examples=8)
 @given(
     world=st.integers(1, 3), batch=st.integers(3, 8), start=st.integers(0, 30), found=stretches_of
 )

@@ -69,7 +69,7 @@ shapes = st.lists(st.integers(0, 5), max_size=3).map(tuple)
 contents = st.lists(st.tuples(shapes, st.sampled_from(DTYPES)), min_size=1, max_size=6)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(content=contents, saved=st.integers(1, 5), now=st.integers(1, 5), draw=st.data())
 def test_any_number_of_ranks_reads_what_any_other_wrote(content, saved, now, draw):
     tensors = {

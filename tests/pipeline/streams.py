@@ -21,7 +21,7 @@ def take(
     loaders = [
         Loader(
             stream,
-            sample=lambda index, rng: (index, rng.random()),
+            sample=lambda index, rng, _: (index, rng.random()),
             collate=lambda samples: samples,  # type: ignore[arg-type, return-value]
             part=Slice(batch, 0, rank, world),
             cursor=cursor,

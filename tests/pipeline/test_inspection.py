@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from configs.load import load_config
+from configs.registry import BandStatistics
 from configs.schema import Stage1Config, Stage2Config
 from pipeline.__main__ import main
 from pipeline.inspection.costs import StageMemory, measure, parts
@@ -98,10 +99,11 @@ def test_activations_are_what_a_real_forward_pass_keeps():
     assert isinstance(config, Stage1Config)
     example = build_example(config, 3)
     estimated = measure(example, config.engine, 1, 3).activation_bytes
-    from pipeline.stage1.tokenizer import Tokenizer
+    from pipeline.stage1.tokenizer import Teaching, Tokenizer
 
     assert isinstance(example.model, Tokenizer)
-    real = Tokenizer(example.model.modality, config.tokenizer, 24)
+    statistics = BandStatistics((0.0,) * 12, (1.0,) * 12)
+    real = Tokenizer(example.model.modality, config.tokenizer, 24, Teaching(statistics))
     seen: dict[int, torch.UntypedStorage] = {}
 
     def keep(tensor):
@@ -109,7 +111,8 @@ def test_activations_are_what_a_real_forward_pass_keeps():
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
-        real({"x": torch.zeros(3, 12, 24, 24), "valid": torch.ones(3, 24, 24, dtype=torch.bool)})
+        valid = torch.ones(3, 24, 24, dtype=torch.bool)
+        real({"x": torch.zeros(3, 12, 24, 24), "valid": valid, "seed": torch.arange(3)})
     weights = {p.untyped_storage().data_ptr() for p in (*real.parameters(), *real.buffers())}
     measured = sum(s.nbytes() for at, s in seen.items() if at not in weights)
     # The CPU's fused attention keeps less than attention written out.

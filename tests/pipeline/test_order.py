@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.data.loader import Loader, Slice
@@ -37,7 +37,6 @@ def test_shuffling_leaves_no_trace_of_the_old_order():
     assert steps == pytest.approx(1 / 3, abs=0.03)  # mean distance of two uniform draws
 
 
-@settings(deadline=None)
 @given(
     n=st.integers(1, 200),
     changes=st.lists(st.tuples(st.integers(1, 5), st.integers(5, 40)), min_size=1, max_size=6),
@@ -84,7 +83,7 @@ def test_a_loader_that_starts_at_a_cursor_continues_the_stream():
     def take(cursor: int, steps: int) -> list[list[int]]:
         loader = Loader(
             Order(np.arange(13), seed=2),
-            sample=lambda index, rng: (index, rng.random()),
+            sample=lambda index, rng, _: (index, rng.random()),
             collate=lambda samples: samples,  # type: ignore[arg-type, return-value]
             part=Slice(4, 0, 0, 1),
             cursor=cursor,
@@ -99,7 +98,7 @@ def test_a_loader_that_starts_at_a_cursor_continues_the_stream():
 
 
 def test_an_error_while_reading_reaches_the_training_loop():
-    def broken(index, rng):
+    def broken(index, rng, _):
         raise OSError("disk on fire")
 
     loader = Loader(Order(np.arange(3), 0), broken, lambda s: s, Slice(2, 0, 0, 1))  # type: ignore

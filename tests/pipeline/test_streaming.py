@@ -21,7 +21,7 @@ from tests.pipeline.streams import take
 from tests.shards.helpers import config_for, make_collection
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(
     n=st.integers(1, 60),
     window=st.integers(0, 20),
@@ -108,7 +108,7 @@ def test_a_damaged_sample_is_replaced_alike_for_any_ranks_and_told():
     broken = {3, 11}
 
     def run(world: int, readers: int) -> tuple[list, Counter]:
-        def read(index: int, rng: np.random.Generator) -> int:
+        def read(index: int, rng: np.random.Generator, cursor: int) -> int:
             if index in broken:
                 raise DamagedError(f"sample {index}")
             return index
@@ -142,7 +142,7 @@ def test_a_damaged_sample_is_replaced_alike_for_any_ranks_and_told():
 
 
 def test_a_data_set_that_is_all_damage_ends_with_its_reason():
-    def read(index: int, rng: np.random.Generator) -> int:
+    def read(index: int, rng: np.random.Generator, cursor: int) -> int:
         raise DamagedError("rotten")
 
     loader = Loader(Order(range(5), 0), read, lambda s: s, Slice(2, 0, 0, 1))  # type: ignore

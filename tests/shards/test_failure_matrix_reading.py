@@ -46,7 +46,7 @@ def stream(dataset: Dataset, world: int, steps: int = 6) -> tuple[list, list[Dam
     """(key, digest of its pixels) in the order in which training on `world` ranks sees them."""
     order = Order(dataset.select(), seed=1)
 
-    def read(i: int, rng: np.random.Generator) -> tuple[str, int]:
+    def read(i: int, rng: np.random.Generator, cursor: int) -> tuple[str, int]:
         parts = dataset.read(i, NAMES)
         return dataset.keys[i], sum(int(np.asarray(part).sum()) for part in parts.values())
 
@@ -224,7 +224,7 @@ def test_another_number_of_ranks(dataset: Dataset) -> None:
         loaders = [
             Loader(
                 order,
-                lambda i, rng: i,
+                lambda i, rng, cursor: i,
                 lambda s: s,  # type: ignore
                 Slice(batch, 0, rank, world),
                 cursor,
@@ -262,7 +262,7 @@ from shards.verify import verify
 
 dataset = open_dataset(sys.argv[1])
 loader = Loader(
-    Order(dataset.select(), 0), lambda i, rng: dataset.read(i, ["DEM"]), lambda s: s,
+    Order(dataset.select(), 0), lambda i, rng, cursor: dataset.read(i, ["DEM"]), lambda s: s,
     Slice(4, 0, 0, 1), readers=3,
 )
 for step in loader:

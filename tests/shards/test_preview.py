@@ -16,7 +16,8 @@ def test_every_map_becomes_an_rgb_picture(name: str) -> None:
     row = modality(name)
     array = np.random.default_rng(0).uniform(1, 9, (row.num_bands, 6, 7)).astype(row.dtype)
     picture = render_map(array, row)
-    assert picture.shape == (6, 7, 3)
+    side_by_side = row.num_bands if row.kind == "classes" else 1
+    assert picture.shape == (6, 7 * side_by_side, 3)
     assert picture.dtype == np.uint8
 
 

@@ -37,7 +37,7 @@ def _is_float(sample: Sample, name: str) -> bool:
 
 
 @given(index=st.integers(0, 10**9), seed=st.integers(-3, 2**40))
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 def test_a_sample_depends_on_seed_and_index_alone(index: int, seed: int):
     few = source_of(seed=seed, num_samples=10)
     many = source_of(seed=seed, num_samples=10**9 + 1)
@@ -98,7 +98,7 @@ def test_fingerprint_follows_the_content():
 
 
 @given(lon=st.floats(-179.9, 179.9), lat=st.floats(-60, 70))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_utm_agrees_with_proj(lon: float, lat: float):
     code, easting, northing = utm(lon, lat)
     xs, ys, *_ = transform("EPSG:4326", f"EPSG:{code}", [lon], [lat])

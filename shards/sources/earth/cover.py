@@ -30,7 +30,8 @@ WATER, TREES, FLOODED, CROPS, BUILT, BARE, SNOW, RANGELAND = 1, 2, 3, 4, 5, 6, 7
 class Cover:
     """Maps of one tile, (H, W): class (uint8), canopy height in metres, wetness 0..1, fine texture.
 
-    `fractions` (materials, H, W) sum to 1 in every pixel; `texture` has unit variance.
+    `fractions` (materials, H, W) sum to 1 in every pixel; `texture` has unit variance; `settlement`
+    stands where `lulc` is built.
     """
 
     lulc: np.ndarray
@@ -38,6 +39,7 @@ class Cover:
     wetness: np.ndarray
     texture: np.ndarray
     fractions: np.ndarray
+    settlement: Settlement | None
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ def make_cover(place: Place, terrain: Terrain, seed: int, tile_px: int) -> Cover
     fractions = _compose(
         place, lulc, summer, wetness, canopy_m, stand, texture, growth, settlement, rng
     )
-    return Cover(lulc, canopy_m, np.clip(wetness, 0, 1), texture, fractions)
+    return Cover(lulc, canopy_m, np.clip(wetness, 0, 1), texture, fractions, settlement)
 
 
 def _natural(
@@ -267,7 +269,7 @@ def _build(f: np.ndarray, built: np.ndarray, settlement: Settlement, green: np.n
     m = Material
     street = (built & settlement.street).astype(np.float32)
     block = built.astype(np.float32) - street
-    garden = 0.55 * (settlement.roof < 0.3)
+    garden = 0.55 * settlement.garden
     bright = settlement.roof * (1 - garden)
     f[m.ASPHALT] += 0.85 * street + block * (1 - garden) * (1 - settlement.roof)
     f[m.ROOF] += block * bright

@@ -29,6 +29,7 @@ class Purpose(IntEnum):
     MISSING = 9
     EDGES = 10
     RADAR = 11
+    CHANGE = 12
 
 
 def stream(seed: int, purpose: Purpose, index: int) -> np.random.Generator:

@@ -56,6 +56,11 @@ class Settlement:
     street: np.ndarray
     roof: np.ndarray
 
+    @property
+    def garden(self) -> np.ndarray:
+        """Where no house stands, (H, W) bool."""
+        return self.roof < 0.3
+
 
 def make_settlement(
     rng: np.random.Generator, terrain: Terrain, human: np.ndarray, wiggle: np.ndarray, town: bool
