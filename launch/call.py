@@ -3,7 +3,7 @@
 import importlib
 import sys
 
-from launch.plan import Step
+from launch.step import Step
 
 
 def call(step: Step) -> int:

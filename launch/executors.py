@@ -19,24 +19,29 @@ from configs import to_yaml
 from configs.schema import ClusterConfig
 from launch.call import call
 from launch.mpi import QUIET, find_mpiexec, mpi_command
-from launch.plan import Step
 from launch.ranks import Outcome, free_port, rank_environment, run_ranks
 from launch.restarts import FINAL, GAVE_UP, Restarts
+from launch.step import Step
 
 Steps = tuple[Step, ...]
 
 
 def run_here(steps: Steps, cluster: ClusterConfig) -> int:
-    """Run every step, one after another, and return the first exit code that is not 0."""
+    """Run every step, one after another, and return the first exit code that is not 0.
+
+    A step that fails ends it, unless all that wait for it are tolerant.
+    """
     run_step = {"local": run_local, "debug": run_debug}[cluster.executor]
     width = max(len(step.name) for step in steps)
     ran: set[str] = set()
+    first_failure = 0
+    for step in steps:
+        prepare(step)
     for number, step in enumerate(steps, start=1):
         label = f"[{number}/{len(steps)}] {step.name:<{width}}"
         if step.is_done() and not ran.intersection(step.after):
             typer.echo(f"{label}  skipped   committed before")
             continue
-        prepare(step)
         typer.echo(f"{label}  running")
         begin = time.monotonic()
         outcome = run_step(step, cluster)
@@ -47,11 +52,15 @@ def run_here(steps: Steps, cluster: ClusterConfig) -> int:
                 typer.echo(f"{outcome.message}; the same command goes on from here", err=True)
             else:
                 typer.echo(f"error: step {step.name}: {outcome.message}", err=True)
-            return outcome.code
+            waiting = [other for other in steps if step.name in other.after]
+            if outcome.stopped or not waiting or not all(s.tolerant for s in waiting):
+                return outcome.code
+            first_failure = first_failure or outcome.code
+            continue
         ran.add(step.name)
         step.write_record()
         typer.echo(f"{label}  done      {took_s:.1f} s")
-    return 0
+    return first_failure
 
 
 def prepare(step: Step) -> None:

@@ -9,7 +9,7 @@ import sys
 from dataclasses import dataclass
 
 from launch.call import call
-from launch.plan import Step
+from launch.step import Step
 
 
 @dataclass(frozen=True)

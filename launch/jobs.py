@@ -15,8 +15,8 @@ from pathlib import Path
 from configs import to_yaml
 from configs.schema import ClusterConfig
 from launch.container import apptainer_command, pyxis_options
-from launch.plan import Step
 from launch.snapshot import Snapshot
+from launch.step import Step
 
 Options = dict[str, str | int | bool]
 
@@ -125,7 +125,8 @@ def options(job: Job, site: Site, waits: list[str]) -> Options:
     }
     if waits:
         # A job whose dependency failed otherwise stays in the queue for ever.
-        given |= {"dependency": f"afterok:{':'.join(waits)}", "kill-on-invalid-dep": "yes"}
+        when = "afterany" if job.tasks[0].step.tolerant else "afterok"
+        given |= {"dependency": f"{when}:{':'.join(waits)}", "kill-on-invalid-dep": "yes"}
     given |= cluster.slurm_extra
     return {key: value for key, value in given.items() if value is not None and value is not False}
 

@@ -9,10 +9,11 @@ running    a heartbeat that is fresh; in runs that leave none, something written
 stalled    the same, but no progress for long, or a rank without a sign of life
 failed     FAILED, or it ended with an error and is not started again
 preempted  it committed, left, and waits to be started again
-pending    submitted and not started yet, or waiting to be started again after a crash
+pending    planned or submitted and not started yet, or waiting to be started again after a crash
 stopped    none of these: it was called off (KILL), interrupted, or its machine is gone
 """
 
+import itertools
 import json
 import math
 import os
@@ -69,6 +70,8 @@ def find_runs(folder: Path, now: float | None = None) -> list[RunStatus]:
         folders[:] = sorted(f for f in folders if f not in _SKIPPED and not f.startswith("."))
         if "config.yaml" in files and (config := _training(here / "config.yaml")) is not None:
             started[here.absolute()] = config
+        if "experiment.yaml" in files:
+            planned |= _compared(here)
         if (here / _SUBMITTED).is_dir():
             planned |= _submitted(here / _SUBMITTED)
     runs = [_read_run(run, config, folder, now) for run, config in started.items()]
@@ -102,6 +105,19 @@ def _submitted(folder: Path) -> dict[Path, dict[str, Any]]:
     configs = (_training(path) for path in sorted(folder.glob("*.yaml")))
     root = folder.absolute().parents[1]
     return {_below(root, Path(config["out"])): config for config in configs if config is not None}
+
+
+def _compared(folder: Path) -> dict[Path, dict[str, Any]]:
+    """All runs of the comparison in `folder`, if it is one; how long they are is not known yet."""
+    try:
+        plan = yaml.safe_load((folder / "experiment.yaml").read_text())
+        if plan["kind"] != "comparison":
+            return {}
+        names = itertools.product(plan["modalities"], plan["arms"], plan["seeds"])
+        outs = [folder.absolute() / "stage1" / m / a / f"seed-{s}" for m, a, s in names]
+    except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError):
+        return {}
+    return {out: {"kind": "stage1", "engine": {}} for out in outs}
 
 
 def _below(root: Path, out: Path) -> Path:

@@ -13,7 +13,8 @@ from configs import ConfigError, load_config
 from configs.load import ROOT
 from configs.schema import ClusterConfig
 from launch.errors import LaunchError
-from launch.plan import What, plan_steps
+from launch.plan import plan_steps
+from launch.step import What
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
 
 from pipeline.report.html import Markup, tag
 
@@ -13,25 +12,39 @@ _MAX_POINTS = 300
 _LOG_FROM = 8.0
 
 Points = list[tuple[float, float]]
+NUM_COLOURS = 8
 
 
 @dataclass(frozen=True)
 class Line:
-    """One curve. `train` is a line, `eval` adds dots, `level` is one dashed value over all steps."""
+    """One curve. `train` is a line, `eval` adds dots, `level` is one dashed value over all steps.
 
-    style: Literal["train", "eval", "level"]
+    Any other style is that of one of several runs side by side (`arm_style`). `band` is the spread
+    around the points, if there is one: step, lowest, highest.
+    """
+
+    style: str
     points: Points
+    band: tuple[tuple[float, float, float], ...] = ()
 
 
 def chart(
-    title: str, note: str, lines: Iterable[Line], num_steps: int, *, log: bool = True
+    title: str,
+    note: str,
+    lines: Iterable[Line],
+    num_steps: int,
+    *,
+    log: bool = True,
+    spoken: str = "",
 ) -> Markup:
     """One panel: a title, its last values in words, and the curves over the steps.
 
-    With `log`, values that span a wide range are drawn on a logarithmic scale, which says so.
+    With `log`, values that span a wide range are drawn on a logarithmic scale, which says so. `spoken`
+    is told to who does not see the curves, in place of the note.
     """
     drawn = [line for line in lines if line.points]
     values = [y for line in drawn for _, y in line.points]
+    values += [y for line in drawn for _, *ends in line.band for y in ends]
     caption = tag("figcaption", tag("strong", title), " ", tag("span", note))
     if not values:
         return tag("figure", caption, tag("p", "no values yet", class_="absent"), class_="chart")
@@ -39,12 +52,13 @@ def chart(
     axes = _Axes.around(values, max(num_steps, last_step), log)
     svg = tag(
         "svg",
-        tag("title", f"{title}: {note}"),
+        tag("title", f"{title}: {spoken or note}"),
         _grid(axes),
+        [_band(line, axes) for line in drawn if line.band],
         [_curve(line, axes) for line in drawn],
         viewBox=f"0 0 {_WIDTH} {_HEIGHT}",
         role="img",
-        aria_label=f"{title} over steps, {note}",
+        aria_label=f"{title} over steps, {spoken or note}",
     )
     return tag("figure", caption, svg, class_="chart")
 
@@ -59,6 +73,21 @@ def key(*styles: str) -> Markup:
     entries = [
         tag("li", tag("svg", _mark(s), viewBox="0 0 34 10", aria_hidden="true"), words[s])
         for s in styles
+    ]
+    return tag("ul", entries, class_="key")
+
+
+def arm_style(number: int) -> str:
+    """The look of one of several runs side by side: a colour each, then the same colours dashed."""
+    dashed = " dashed" if number // NUM_COLOURS % 2 else ""
+    return f"arm arm-{number % NUM_COLOURS}{dashed}"
+
+
+def arm_key(names: Iterable[str]) -> Markup:
+    """The legend of runs side by side, in their order."""
+    entries = [
+        tag("li", tag("svg", _mark(arm_style(i)), viewBox="0 0 34 10", aria_hidden="true"), name)
+        for i, name in enumerate(names)
     ]
     return tag("ul", entries, class_="key")
 
@@ -142,10 +171,17 @@ def _curve(line: Line, axes: _Axes) -> Markup:
         return tag("line", x1=_LEFT, x2=_WIDTH - _RIGHT, y1=y, y2=y, class_="level")
     places = [(f"{axes.x(x):.1f}", f"{axes.y(y):.1f}") for x, y in thin(line.points)]
     path = tag("polyline", points=" ".join(f"{x},{y}" for x, y in places), class_=line.style)
-    if line.style == "train" and len(places) > 1:
+    if line.style != "eval" and len(places) > 1:
         return path
     dots = [tag("circle", cx=x, cy=y, r=3, class_=line.style) for x, y in places]
     return Markup(path + "".join(dots))
+
+
+def _band(line: Line, axes: _Axes) -> Markup:
+    up = [(x, high) for x, _, high in line.band]
+    down = [(x, low) for x, low, _ in reversed(line.band)]
+    corners = " ".join(f"{axes.x(x):.1f},{axes.y(y):.1f}" for x, y in (*up, *down))
+    return tag("polygon", points=corners, class_=f"band {line.style}")
 
 
 def _mark(style: str) -> Markup:

@@ -3,8 +3,10 @@
 import time
 
 from pipeline.report import numbers
-from pipeline.report.collect import Found, TrainingRun
+from pipeline.report.collect import Found
+from pipeline.report.comparison import Comparison
 from pipeline.report.html import Markup, tag
+from pipeline.report.runs import TrainingRun
 from pipeline.report.scores import score_rows
 
 SYNTHETIC = "Synthetic data: these numbers say that the pipeline works, nothing about Earth."
@@ -46,6 +48,10 @@ def _sentence(found: Found) -> str:
     if found.generations:
         sources = " and ".join(" + ".join(task.source) or task.name for task in found.generations)
         parts.append(f"other modalities generated from {sources} on held-out samples")
+    if found.comparison:
+        arms = numbers.counted(len(found.comparison.arms), "tokenizer")
+        names = ", ".join(found.comparison.modalities)
+        parts.append(f"{arms} side by side on {names}")
     if not parts:
         return "Nothing has been run here yet."
     return f"{', '.join(parts)}."
@@ -53,6 +59,8 @@ def _sentence(found: Found) -> str:
 
 def _facts(found: Found) -> list[Fact]:
     facts = [_samples(found)] if found.dataset else []
+    if found.comparison:
+        facts.append(_compared(found.comparison))
     if found.stage1:
         facts.append(_tokenizers(list(found.stage1.values())))
     if found.stage2:
@@ -72,6 +80,16 @@ def _samples(found: Found) -> Fact:
     splits = found.dataset.manifest["splits"]
     shares = ", ".join(f"{len(found.dataset.select(s)):,} {s}" for s in splits)
     return "Samples", f"{found.dataset.num_samples:,}", shares
+
+
+def _compared(comparison: Comparison) -> Fact:
+    runs = [r.run for r in comparison.runs]
+    states = {
+        "failed": sum(bool(run.failure) and not run.done for run in runs),
+        "unfinished": sum(not run.done and not run.failure for run in runs),
+    }
+    words = ", ".join(f"{count} {word}" for word, count in states.items() if count)
+    return "Runs", f"{sum(run.done for run in runs)} of {len(runs)}", words or "all finished"
 
 
 def _tokenizers(runs: list[TrainingRun]) -> Fact:

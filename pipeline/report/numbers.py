@@ -5,7 +5,11 @@ from typing import TypeGuard
 
 SHARES = {"accuracy", "miou", "codes_used"}
 _SHORT_UNIT = 3
-METRIC_TITLES = {"rmse": "RMSE", "mae": "MAE", "accuracy": "accuracy", "miou": "mIoU"}
+METRIC_TITLES = {
+    "rmse": "RMSE", "mae": "MAE", "psnr": "PSNR, dB", "ssim": "SSIM", "angle_deg": "Angle, °",
+    "accuracy": "accuracy", "miou": "mIoU",
+}  # fmt: skip
+HIGHER_IS_BETTER = {"psnr", "ssim", "accuracy", "miou"}
 
 
 def number(value: object, digits: int = 3) -> str:

@@ -1,8 +1,9 @@
 """`python -m pipeline report FOLDER`: one HTML file that needs nothing else, and the score table.
 
-Sections, in order: what was run, generated maps, scores, stage 1, curves, stage 2, samples, provenance.
-A part that is missing or unfinished is named in its place. Pictures travel inside the file; when it
-would grow past `LIMIT_BYTES` they are drawn smaller.
+Sections, in order: what was run, generated maps, scores, stage 1, curves, stage 2, samples, provenance;
+of a comparison: what was run, scores, curves, reconstructions, what it shows, samples, provenance.
+A part that is missing or unfinished is named in its place. Pictures travel inside the file; when it would
+grow past `LIMIT_BYTES` they are drawn smaller.
 """
 
 import sys
@@ -10,6 +11,10 @@ from pathlib import Path
 
 from configs import ConfigError
 from pipeline.report.collect import Found, collect
+from pipeline.report.compared import compared_section, print_comparison
+from pipeline.report.compared_curves import compared_curves_section
+from pipeline.report.compared_limits import limits_section
+from pipeline.report.compared_pictures import compared_pictures_section
 from pipeline.report.generated import generated_section
 from pipeline.report.glance import header
 from pipeline.report.html import Markup, tag
@@ -30,6 +35,14 @@ _SECTIONS = {
     "stage1": "Stage 1",
     "curves": "Loss curves",
     "stage2": "Stage 2",
+    "samples": "Samples",
+    "provenance": "Provenance",
+}
+_OF_COMPARISON = {
+    "compared": "Scores",
+    "curves": "Curves",
+    "pictures": "Reconstructions",
+    "limits": "What it shows",
     "samples": "Samples",
     "provenance": "Provenance",
 }
@@ -55,7 +68,9 @@ def write_report(folder: Path, out: Path) -> None:
         out.write_text(text, encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"{out} cannot be written: {error}; write --out FILE") from error
-    if found.single in ("", "generate"):
+    if found.comparison:
+        print_comparison(found)
+    elif found.single in ("", "generate"):
         print_scores(found)
     sys.stdout.write(f"{out.resolve()}\n")
     sys.stdout.flush()
@@ -72,8 +87,9 @@ def _fitting(found: Found) -> str:
 
 
 def _page(found: Found, painter: Painter) -> str:
-    names = _OF_SINGLE.get(found.single, tuple(_SECTIONS))
-    links = [tag("li", tag("a", _SECTIONS[name], href=f"#{name}")) for name in names]
+    words = _OF_COMPARISON if found.comparison else _SECTIONS
+    names = _OF_SINGLE.get(found.single, tuple(words))
+    links = [tag("li", tag("a", words[name], href=f"#{name}")) for name in names]
     head = tag(
         "head",
         tag("meta", charset="utf-8"),
@@ -103,7 +119,13 @@ def _section(name: str, found: Found, painter: Painter) -> Markup:
         case "stage1":
             return stage1_section(found, painter)
         case "curves":
-            return curves_section(found)
+            return compared_curves_section(found) if found.comparison else curves_section(found)
+        case "compared":
+            return compared_section(found)
+        case "pictures":
+            return compared_pictures_section(found, painter)
+        case "limits":
+            return limits_section(found)
         case "stage2":
             return stage2_section(found)
         case "samples":

@@ -2,8 +2,10 @@
 
 import yaml
 
-from pipeline.report.collect import Found, Record, TrainingRun, dig
+from pipeline.report.collect import Found
+from pipeline.report.files import Record, dig
 from pipeline.report.html import Markup, absent, details, scroll, section, table, tag
+from pipeline.report.runs import TrainingRun
 
 
 def provenance_section(found: Found) -> Markup:
@@ -19,10 +21,19 @@ def provenance_section(found: Found) -> Markup:
         _versions(found.runs),
         _dataset(found),
         tag("h3", "Resolved configurations"),
-        [_configuration(run.name, run.config) for run in found.runs],
+        [_configuration("The comparison", found.comparison.plan)] if found.comparison else None,
+        [_configuration(run.name, run.config) for run in _told(found)],
         [_configuration(f"generate {task.name}", task.config) for task in found.generations],
         [_problems(found.notes)] if found.notes else None,
     )
+
+
+def _told(found: Found) -> list[TrainingRun]:
+    """Whose configurations are shown: all, but of a comparison's seeds, which are alike, the first."""
+    if found.comparison is None:
+        return found.runs
+    first = {(r.modality, r.arm): r.run for r in reversed(found.comparison.runs)}
+    return list(reversed(first.values()))
 
 
 def _cells(run: TrainingRun) -> list[object]:

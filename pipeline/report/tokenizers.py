@@ -6,9 +6,11 @@ import statistics
 from configs.schema import Modality
 from pipeline.report import numbers
 from pipeline.report.cells import MISSING, fitting, pair_cells, unfinished
-from pipeline.report.collect import Found, TrainingRun, dig, read_arrays
+from pipeline.report.collect import Found
+from pipeline.report.files import dig, read_arrays
 from pipeline.report.html import Markup, absent, join, section, table, tag, terms
 from pipeline.report.pictures import Painter, legend_of
+from pipeline.report.runs import TrainingRun
 
 _FILE = "reconstructions.npz"
 
@@ -39,7 +41,9 @@ def vocab_size(run: TrainingRun) -> int | None:
     """Number of codes: of a text from its artifact, else the product of the quantizer's levels."""
     if run.vocab_size is not None:
         return run.vocab_size
-    levels = dig(run.config, "tokenizer", "levels")
+    if dig(run.config, "tokenizer", "quantizer") == "vq":
+        return dig(run.config, "tokenizer", "vq", "num_codes")
+    levels = dig(run.config, "tokenizer", "fsq", "levels")
     return math.prod(levels) if isinstance(levels, list) and levels else None
 
 

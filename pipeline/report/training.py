@@ -3,9 +3,11 @@
 import math
 
 from pipeline.report import numbers
-from pipeline.report.collect import Found, TrainingRun, dig
+from pipeline.report.collect import Found
 from pipeline.report.curves import Line, chart, key
+from pipeline.report.files import dig
 from pipeline.report.html import Markup, absent, section, table, tag
+from pipeline.report.runs import TrainingRun
 from pipeline.report.tokenizers import vocab_size
 
 

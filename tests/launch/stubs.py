@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from configs import load_config
-from launch.plan import Launch, Step
+from launch.step import Launch, Step
 
 ROOT = Path(__file__).parents[2]
 

@@ -12,7 +12,8 @@ import pytest
 from configs.schema import ClusterConfig
 from launch.executors import count_gpus, local_commands, num_local_ranks, run_here
 from launch.mpi import find_mpiexec, mpi_command
-from launch.plan import What, plan_steps
+from launch.plan import plan_steps
+from launch.step import What
 from tests.launch.stubs import stub_step
 from tests.launch.test_ranks import alive, wait_for
 

@@ -7,7 +7,8 @@ import pytest
 import submitit
 
 from launch.job import StepJob
-from launch.plan import What, plan_steps
+from launch.plan import plan_steps
+from launch.step import What
 from tests.launch.stubs import stub_step
 from tests.launch.test_ranks import wait_for
 

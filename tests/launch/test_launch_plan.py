@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from configs import ConfigError, load_config, parse_config, to_yaml
 from configs.schema import Stage2Config
-from launch.plan import Step, What, assign, plan_steps
+from launch.plan import plan_steps
+from launch.step import Step, What, assign
 
 DEMO = "configs/experiments/demo.yaml"
 

@@ -12,8 +12,9 @@ import pytest
 from configs import load_config
 from configs.schema import ClusterConfig
 from configs.schema.cluster import ContainerConfig
-from launch.plan import What, plan_steps
+from launch.plan import plan_steps
 from launch.slurm import describe, submit
+from launch.step import What
 from tests.launch.fake_slurm import Ended, FakeSlurm, directives, slurm
 from tests.launch.stubs import stub_step
 

@@ -13,9 +13,10 @@ from typer.testing import CliRunner
 
 from configs import load_config, to_yaml
 from launch.jobs import freeze
-from launch.plan import What, plan_steps
+from launch.plan import plan_steps
 from launch.runs import RunStatus, find_runs
 from launch.status import app, as_table
+from launch.step import What
 
 
 @pytest.fixture

@@ -59,7 +59,7 @@ def make_tokenizer(folder: Path, dataset: Dataset, name: str, *, last_step: int 
         "configs/stage1/small.yaml",
         # Pinned here: what the page shows must not follow from a file that is tuned.
         [f"modality={name}", f"out={out}", f"data.shards={folder / 'shards'}",
-         "tokenizer.levels=[7,5,5,5]", "tokenizer.patch_px=8", "engine.num_steps=300"],
+         "tokenizer.fsq.levels=[7,5,5,5]", "tokenizer.patch_px=8", "engine.num_steps=300"],
     )  # fmt: skip
     assert isinstance(config, Stage1Config)
     row = dataset.modalities[name]

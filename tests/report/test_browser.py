@@ -26,7 +26,12 @@ def test_page_draws_without_errors(experiment: Path, tmp_path: Path, width: int)
         pytest.skip(
             f"{program} is not installed (Debian: apt-get install chromium chromium-driver)"
         )
-    page = read(experiment, tmp_path / "report.html")
+    check_page(experiment, tmp_path, width)
+
+
+def check_page(folder: Path, tmp_path: Path, width: int) -> None:
+    """Open the report about `folder` in a window of `width` CSS pixels, in light and dark."""
+    page = read(folder, tmp_path / "report.html")
     with chromium.browser(tmp_path / "profile", width) as window:
         window.open(tmp_path / "report.html")
         light = window.run(_CHECK)
