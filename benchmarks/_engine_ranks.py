@@ -22,7 +22,7 @@ from pipeline.engine.base import Forward
 from pipeline.engine.distributed import World, to_device
 from pipeline.engine.heartbeat import Heartbeat
 from pipeline.engine.loop import Trainer
-from pipeline.engine.objective import Critic
+from pipeline.engine.objective import Critic, Remarks
 from pipeline.inspection.assumed import AssumedData
 from pipeline.inspection.example import masked_batch
 from pipeline.stage2.layout import build_layout
@@ -93,6 +93,9 @@ class Prepared:
 
     def summarise(self, sums: dict[str, Tensor]) -> dict[str, float]:
         return {"loss": float(sums["loss"] / sums["count"])}
+
+    def remarks(self, sums: dict[str, Tensor]) -> Remarks:
+        return Remarks()
 
     def identity(self) -> dict[str, str]:
         return {}

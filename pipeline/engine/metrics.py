@@ -1,11 +1,13 @@
 """What a run says while it runs: JSON lines first, TensorBoard curves, one line for a person."""
 
 import hashlib
+import itertools
 import json
 import math
 import resource
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ import torch
 from configs import ConfigError
 
 FILE = "metrics.jsonl"
+_BUCKETS = 256
 
 
 class MetricsLog:
@@ -42,6 +45,17 @@ class MetricsLog:
         self._write({"step": step, "eval": values})
         self._draw("eval", step, values)
         self._board.flush()
+
+    def histograms(self, step: int, counts: Mapping[str, torch.Tensor]) -> None:
+        """How often each thing of a row of them occurred, [V] each, for TensorBoard alone."""
+        for name, values in counts.items():
+            buckets = values.double().cpu().tensor_split(min(len(values), _BUCKETS))
+            sizes = [float(len(bucket)) for bucket in buckets]
+            limits = list(itertools.accumulate(sizes))
+            sums = [float(bucket.sum()) for bucket in buckets]
+            self._board.add_histogram_raw(
+                f"train/{name}", 0.0, limits[-1], sum(sums), 0.0, 0.0, limits, sums, step
+            )
 
     def event(self, step: int, what: str, **about: Any) -> None:
         """One line about something that happened: a skipped step, a return to a commit."""

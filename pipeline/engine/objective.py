@@ -43,6 +43,13 @@ class Critic(NamedTuple):
     lr_ratio: float
 
 
+class Remarks(NamedTuple):
+    """What is to be seen beside curves: how often each of many things occurred, and what looks wrong."""
+
+    histograms: Mapping[str, Tensor] = {}
+    warnings: tuple[str, ...] = ()
+
+
 TOKENS = "engine/tokens"
 """Name of the sum that counts tokens, from which the loop makes tokens per second."""
 
@@ -94,6 +101,10 @@ class Objective(Protocol):
 
     def summarise(self, sums: Sums) -> dict[str, float]:
         """Reduced sums -> the values that are logged."""
+        ...
+
+    def remarks(self, sums: Sums) -> Remarks:
+        """What else the reduced sums of training steps say."""
         ...
 
     def identity(self) -> Mapping[str, Any]:

@@ -12,9 +12,11 @@ from pipeline.engine.damage import DamageLog
 from pipeline.engine.distributed import World
 from pipeline.engine.flops import peak_flops
 from pipeline.engine.metrics import MetricsLog, Window, memory_gb, say
-from pipeline.engine.objective import TOKENS, Objective
+from pipeline.engine.objective import TOKENS, Objective, Remarks
 
 DAMAGED = "engine/damaged"
+_SETTLED_STEPS = 100
+"""Before that, what looks wrong may be on its way to look right."""
 
 
 class Reporter:
@@ -30,6 +32,7 @@ class Reporter:
         peak = peak_flops(world.device) if config.engine.precision == "bf16" else None
         self.peak_flops = None if peak is None else peak * world.size
         self._num_skipped = 0
+        self._warned: set[str] = set()
         self.window = Window()
         self.flops_per_sample: float | None = None
         self.stalled_s = 0.0
@@ -64,6 +67,8 @@ class Reporter:
         if self._log is None:
             return
         values = self._objective.summarise(sums) if "count" in sums else {}
+        if values:
+            self._remark(step, self._objective.remarks(sums))
         rate = num_steps * engine.global_batch / seconds
         values |= {"lr": engine.optimizer.lr * lr_factor, "grad_norm": grad_norm}
         values |= {"samples_per_s": round(rate, 2), "wait_share": round(wait_s / seconds, 4)}
@@ -111,6 +116,15 @@ class Reporter:
     def close(self) -> None:
         if self._log:
             self._log.close()
+
+    def _remark(self, step: int, remarks: Remarks) -> None:
+        assert self._log is not None
+        self._log.histograms(step, remarks.histograms)
+        for warning in remarks.warnings:
+            if step >= _SETTLED_STEPS and warning not in self._warned:
+                self._warned.add(warning)
+                self._log.event(step, "warning", text=warning)
+                self._say(f"warning: {warning}")
 
     def _say(self, text: str) -> None:
         say(f"{self._title:<18} {text}")

@@ -24,7 +24,8 @@ from pipeline.data.transforms import (
 )
 from pipeline.engine.evaluation import spread
 from pipeline.engine.lifecycle import write_atomic
-from pipeline.engine.objective import Critic
+from pipeline.engine.objective import Critic, Remarks
+from pipeline.layers.scores import code_usage
 from pipeline.stage1.artifact import ImageTokenizer
 from pipeline.stage1.baseline import Baseline
 from pipeline.stage1.encoder import Encoder
@@ -32,6 +33,7 @@ from pipeline.stage1.tokenizer import Teaching, Tokenizer
 from shards import SampleSet
 
 NUM_PICTURES = 4
+_COLLAPSED = 0.01  # of the codes that could have occurred, where a tokenizer says next to nothing
 _SIDES = 0x51DE5  # names the stream of random numbers that crop sides are drawn from
 Window = tuple[np.ndarray, np.ndarray, int]
 
@@ -101,6 +103,19 @@ class TokenizerObjective:
         values = {name: float(sums[name] / count) for name in sorted(losses)}
         values |= {k: float(v / count) for k, v in sums.items() if k.startswith("critic.")}
         return values | self.judge.scores(sums)
+
+    def remarks(self, sums: dict[str, Tensor]) -> Remarks:
+        """How often each code occurred, and whether hardly any did."""
+        perplexity = code_usage(sums["codes"])["perplexity"]
+        least = _COLLAPSED * min(len(sums["codes"]), float(sums["codes"].sum()))
+        if perplexity >= least:
+            return Remarks({"codes": sums["codes"]})
+        asks = "vq.dead_share" if self.config.tokenizer.quantizer == "vq" else "fsq.levels"
+        warning = (
+            f"the codes have collapsed: as varied as {_COLLAPSED:.0%} of {len(sums['codes'])}, or less; "
+            f"try a smaller rate, or another tokenizer.{asks}"
+        )
+        return Remarks({"codes": sums["codes"]}, (warning,))
 
     def identity(self) -> Mapping[str, Any]:
         return {

@@ -12,7 +12,7 @@ from configs.schema import Stage2Config
 from pipeline.data.loader import Batch
 from pipeline.data.selection import select
 from pipeline.data.transforms import Normaliser, statistics_for
-from pipeline.engine.objective import Critic
+from pipeline.engine.objective import Critic, Remarks, Sums
 from pipeline.stage2.artifact import save
 from pipeline.stage2.layout import build_layout
 from pipeline.stage2.model import MaskedTransformer
@@ -64,6 +64,9 @@ class MaskedObjective:
                     right = float(sums[f"right/{stream.name}"])
                     values[f"accuracy/{stream.modality}"] = right / tokens
         return values
+
+    def remarks(self, sums: Sums) -> Remarks:
+        return Remarks()
 
     def identity(self) -> Mapping[str, Any]:
         tokens = {n: i["tokenizer"] for n, i in self.layout.token_info.items()}

@@ -73,17 +73,20 @@ class NoiseSchedule(Float32Buffers):
     ):
         super().__init__()
         self.num_steps, self.prediction = num_steps, prediction
-        if kind == "linear":
-            alpha_bar = _linear(num_steps)
-        elif kind == "cosine":
-            alpha_bar = _cosine(num_steps)
-        else:
-            alpha_bar = _shifted_cosine(num_steps, shift)
-        if zero_terminal_snr:
-            alpha_bar = _end_in_noise(alpha_bar)
+        # Numbers, also where the model around it is built without any, on the meta device.
+        with torch.device("cpu"):
+            if kind == "linear":
+                alpha_bar = _linear(num_steps)
+            elif kind == "cosine":
+                alpha_bar = _cosine(num_steps)
+            else:
+                alpha_bar = _shifted_cosine(num_steps, shift)
+            if zero_terminal_snr:
+                alpha_bar = _end_in_noise(alpha_bar)
         self._alpha_bar: list[float] = alpha_bar.tolist()
-        self.register_buffer("alpha", alpha_bar.sqrt().float(), persistent=False)
-        self.register_buffer("sigma", (1 - alpha_bar).sqrt().float(), persistent=False)
+        device = torch.get_default_device()
+        self.register_buffer("alpha", alpha_bar.sqrt().float().to(device), persistent=False)
+        self.register_buffer("sigma", (1 - alpha_bar).sqrt().float().to(device), persistent=False)
 
     def alpha_bar(self, step: int) -> float:
         """alpha^2 of a step in double precision; 1 for step -1, which is the clean image."""
