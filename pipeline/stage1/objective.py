@@ -131,15 +131,16 @@ class TokenizerObjective:
         """Write the artifact, a few held-out reconstructions, the resampling baseline, parameter counts."""
         assert isinstance(self.model, Tokenizer)
         statistics = self.normaliser.statistics if self.normaliser else None
-        tokenizer = ImageTokenizer(self.model, self.row, statistics)
+        device = next(self.model.parameters()).device
+        # A model of its own: under ZeRO-3 each use of the trained one is a matter of all ranks.
+        frozen = Tokenizer(self.row, self.config.tokenizer, self.size)
+        frozen.load_state_dict(self.model.state_dict())
+        tokenizer = ImageTokenizer(frozen.to(device).eval(), self.row, statistics)
         tokenizer.save(folder / "artifact")
         chosen = self.eval_indices if len(self.eval_indices) else self.indices
-        device = next(self.model.parameters()).device
         truth, restored = [], []
-        self.model.eval()
         for x in itertools.islice(readable(chosen, self._centre), NUM_PICTURES):
-            pixels, _ = self._prepare(x)
-            codes = self.model.tokenize(torch.from_numpy(pixels)[None].to(device))
+            codes = torch.from_numpy(tokenizer.tokenize(x[None]))
             truth.append(x)
             restored.append(tokenizer.decode(codes)[0])
         pictures = {"truth": np.stack(truth), "restored": np.stack(restored)}

@@ -46,12 +46,12 @@ def final_state(out: Path) -> dict[str, torch.Tensor]:
 
 @pytest.fixture(scope="module")
 def cut(shards, tmp_path_factory):
-    """Folders of all arms at 1, 2 and 3 ranks, and in micro-batches."""
+    """Folders of all arms at 1, 2 and 3 ranks; the last under ZeRO-3 and in micro-batches."""
     base = tmp_path_factory.mktemp("cut")
     for world in (1, 2, 3):
         folder = base / str(world)
-        micro = [] if world < 3 else ["engine.micro_batch=1"]
-        commands = [arguments(shards, folder / f"{q}-{d}", q, d, *micro) for q, d in ARMS]
+        apart = [] if world < 3 else ["engine.micro_batch=1", "engine.zero_stage=3"]
+        commands = [arguments(shards, folder / f"{q}-{d}", q, d, *apart) for q, d in ARMS]
         run_several(commands, world, folder)
     return base
 
