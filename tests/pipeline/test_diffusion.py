@@ -121,7 +121,7 @@ def test_images_of_any_size_are_decoded_by_their_seeds(shape, sampler):
         assert images.dtype == torch.float32
         torch.testing.assert_close(images[2], images[0], atol=1e-5, rtol=1e-5)
         alone = model.decode(z[1:2], seeds[1:2], size)
-        torch.testing.assert_close(alone[0], images[1], atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(alone[0], images[1], atol=1e-3, rtol=1e-3)
         assert (images[1] - images[0]).abs().max() > 0.1
 
 

@@ -1,5 +1,7 @@
 """The way from noise to an image: known answers, and results that belong to a sample alone."""
 
+import math
+
 import pytest
 import torch
 from torch import Tensor
@@ -128,6 +130,16 @@ def splitmix64(x: int) -> int:
     x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
     x = (x ^ (x >> 27)) * 0x94D049BB133111EB % 2**64
     return x ^ (x >> 31)
+
+
+def test_noise_is_box_mullers_of_counted_numbers():
+    noise = noise_like((5,), torch.tensor([-7, 3]), CPU)
+    for row, seed in zip(noise.tolist(), (-7, 3), strict=True):
+        bits = [splitmix64((seed + i * 0x9E3779B97F4A7C15) % 2**64) for i in range(3)]
+        radius = [math.sqrt(-2 * math.log(((b >> 40) + 1) / 2**24)) for b in bits]
+        angle = [2 * math.pi * (b >> 8 & 0xFFFFFF) / 2**24 for b in bits]
+        pairs = [r * f(a) for f in (math.cos, math.sin) for r, a in zip(radius, angle, strict=True)]
+        assert row == pytest.approx(pairs[:5], abs=1e-5)
 
 
 def test_streams_are_splitmix64():
