@@ -85,7 +85,7 @@ def draw(
             axis.imshow(picture, interpolation="nearest")
             axis.set_title(f"{name}\n{arm}{words.get((name, arm), '')}", fontsize=8)
     figure.tight_layout(pad=0.4)
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=110, bbox_inches="tight")
     plt.close(figure)
 
 

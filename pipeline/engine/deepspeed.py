@@ -119,6 +119,7 @@ class DeepSpeedEngine:
         if config.offload.optimizer == "nvme":
             assert config.offload.nvme_path is not None
             self._memory = MappedMemory(config.offload.nvme_path)
+            assert not isinstance(self._zero, Replicas)  # refused by the schema
             self._zero.move(self._memory)
             self._make_moments(self._memory)
         self._skip, self._max_norm, self._norm, self._applied = False, 0.0, float("nan"), True
@@ -172,8 +173,6 @@ class DeepSpeedEngine:
             # Parameters of one flat tensor are updated together and have the same tensors.
             common = set.union(*(kinds.get(name, set()) for name in self._zero.names(number)))
             room = functools.partial(self._zero.room, number)
-            if self._memory is not None:
-                room = functools.partial(_mapped, self._memory, flat)
             allocate_state(self._zero.inner, flat, common, scalars, room)
         if self._memory is not None:
             self._make_moments(self._memory)
@@ -220,10 +219,6 @@ class DeepSpeedEngine:
         fine = 0 <= self._norm < float("inf") and not (0 < self._max_norm < self._norm)
         self._applied = fine and not self._skip
         return self._applied
-
-
-def _mapped(memory: MappedMemory, flat: Tensor, _: str) -> Tensor:
-    return memory.zeros_like(flat)
 
 
 def _leave_out_shm_op() -> None:

@@ -59,9 +59,6 @@ class Replicas:
     def refresh(self) -> None:
         """The pieces are the weights themselves."""
 
-    def move(self, _: MappedMemory) -> None:
-        raise NotImplementedError("the weights on the device are the masters")
-
     def watch_norm(self, judge: Judge) -> None:
         update = self.inner.step
 
@@ -90,6 +87,7 @@ class Partitions:
 
     def __init__(self, engine: Any):
         self._optimizer = engine.optimizer
+        self._zeros_like: Callable[[Tensor], Tensor] = torch.zeros_like
         if isinstance(self._optimizer, BF16_Optimizer):  # stage 1 in bf16
             self._groups = self._optimizer.bf16_groups
             self._flats = self._optimizer.fp32_groups_flat_partition
@@ -113,7 +111,7 @@ class Partitions:
         """A tensor of the optimizer's state for one group, of zeros."""
         flat = self._flats[number]
         if kind != MOMENTUM:
-            return torch.zeros_like(flat, requires_grad=False)
+            return self._zeros_like(flat.detach())
         whole_numel = sum(p.numel() for p in self._optimizer.params_in_partition[number])
         return flat.new_zeros(whole_numel)
 
@@ -150,7 +148,8 @@ class Partitions:
         self._optimizer.update_lp_params()
 
     def move(self, memory: MappedMemory) -> None:
-        """Put the fp32 weights there."""
+        """Put the fp32 weights there, and whatever `room` makes from now on."""
+        self._zeros_like = memory.zeros_like
         for flat, group in zip(self._flats, self._groups, strict=True):
             flat.data = memory.copy(flat.data)
             for parameter in group:
@@ -182,6 +181,7 @@ class ThirdStage:
 
     def __init__(self, engine: Any):
         self._optimizer, self._rank = engine.optimizer, engine.global_rank
+        self._zeros_like: Callable[[Tensor], Tensor] = torch.zeros_like
 
     @property
     def inner(self) -> torch.optim.Optimizer:
@@ -195,7 +195,7 @@ class ThirdStage:
 
     def room(self, number: int, _: str) -> Tensor:
         """A tensor of the optimizer's state for one group, of zeros."""
-        return torch.zeros_like(self.flats()[number], requires_grad=False)
+        return self._zeros_like(self.flats()[number].detach())
 
     def pieces(self) -> Iterator[Piece]:
         optimizer = self._optimizer
@@ -226,7 +226,8 @@ class ThirdStage:
             optimizer.persistent_parameters[0].all_gather(optimizer.persistent_parameters)
 
     def move(self, memory: MappedMemory) -> None:
-        """Put the fp32 weights there."""
+        """Put the fp32 weights there, and whatever `room` makes from now on."""
+        self._zeros_like = memory.zeros_like
         for flat in self.flats():
             flat.data = memory.copy(flat.data)
 

@@ -18,6 +18,7 @@ from pipeline.engine.objective import StepOutput
 from pipeline.engine.resume import restore
 from tests.engine.tiny import (
     BATCH,
+    ENGINES,
     Line,
     differing,
     make_batches,
@@ -31,11 +32,7 @@ from tests.engine.tiny import (
 
 NVME = {"optimizer": "nvme", "nvme_path": "/tmp"}
 EXACT: dict[str, dict[str, Any]] = {
-    "plain": {"kind": "plain"},
-    "zero-0": {"kind": "deepspeed", "zero_stage": 0},
-    "zero-1": {"kind": "deepspeed", "zero_stage": 1},
-    "zero-2": {"kind": "deepspeed", "zero_stage": 2},
-    "zero-3": {"kind": "deepspeed", "zero_stage": 3},
+    **ENGINES,
     "offload-2": {"kind": "deepspeed", "zero_stage": 2, "offload": {"optimizer": "cpu"}},
     "offload-3": {"kind": "deepspeed", "zero_stage": 3, "offload": {"optimizer": "cpu"}},
     "nvme-2": {"kind": "deepspeed", "zero_stage": 2, "offload": NVME},

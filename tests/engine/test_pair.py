@@ -19,15 +19,11 @@ from pipeline.engine.distributed import World
 from pipeline.engine.objective import Critic
 from pipeline.engine.resume import restore
 from pipeline.stage1.tokenizer import Teaching, Tokenizer
-from tests.engine.tiny import BATCH, differing, make_config, state
+from tests.engine.tiny import BATCH, ENGINES, differing, make_config, state
 
 SIZE = 8
 KINDS: dict[str, dict[str, Any]] = {
-    "plain": {"kind": "plain"},
-    "zero-0": {"kind": "deepspeed", "zero_stage": 0},
-    "zero-1": {"kind": "deepspeed", "zero_stage": 1},
-    "zero-2": {"kind": "deepspeed", "zero_stage": 2},
-    "zero-3": {"kind": "deepspeed", "zero_stage": 3},
+    **ENGINES,
     "bf16-2": {"kind": "deepspeed", "zero_stage": 2, "precision": "bf16"},
 }
 

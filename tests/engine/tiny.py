@@ -13,6 +13,10 @@ from pipeline.engine.distributed import World
 from pipeline.engine.objective import StepOutput
 
 BATCH = 4
+ENGINES: dict[str, dict[str, Any]] = {
+    "plain": {"kind": "plain"},
+    **{f"zero-{n}": {"kind": "deepspeed", "zero_stage": n} for n in range(4)},
+}
 
 
 class Line(nn.Module):
