@@ -76,16 +76,18 @@ def draw(
     from matplotlib import pyplot as plt
 
     num = max(len(row) for row in rows.values())
-    figure, axes = plt.subplots(len(rows), num, figsize=(2.0 * num, 2.3 * len(rows)), squeeze=False)
+    figure, axes = plt.subplots(
+        len(rows), num, figsize=(2.0 * num, 2.7 * len(rows)), squeeze=False, layout="constrained"
+    )
     for r, (name, row) in enumerate(rows.items()):
         pictures = render_maps(list(row.values()), data.modalities[name])
-        for axis in axes[r]:
+        for axis in axes[r, len(row) :]:
             axis.set_axis_off()
         for axis, arm, picture in zip(axes[r], row, pictures, strict=False):
             axis.imshow(picture, interpolation="nearest")
+            axis.set(xticks=[], yticks=[])
             axis.set_title(f"{name}\n{arm}{words.get((name, arm), '')}", fontsize=8)
-    figure.tight_layout(pad=0.4)
-    figure.savefig(path, dpi=110, bbox_inches="tight")
+    figure.savefig(path, dpi=110)
     plt.close(figure)
 
 
