@@ -1,9 +1,9 @@
 """Training as Slurm jobs over two nodes: what is learned does not depend on what happens to the job."""
 
-import contextlib
 import json
 import os
 import signal
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -69,18 +69,22 @@ def test_a_signal_while_the_ranks_start_is_no_crash(route, routes, run, undistur
 def test_jobs_that_need_longer_than_their_limit_are_requeued(routes, run, undisturbed):
     """Slurm looks at limits every half minute, and sends the signal up to a minute early.
 
-    All routes at the same time, as there is nothing to do but to wait.
+    All routes at the same time, as there is nothing to do but to wait; a thread watches each,
+    so that none gets past the middle of its run while another still starts.
     """
     argv, out = run
     outs = {route: out.with_name(route.replace(" ", "-")) for route in ROUTES}
     limit = Shape(time_min=1, signal_lead_s=10)
     jobs = {r: routes.submit(r, [*argv, f"out={outs[r]}"], limit) for r in outs}
-    with contextlib.ExitStack() as stack:
-        for route, job in jobs.items():
-            job.wait_for_file(first_commit(outs[route]))
-            stack.enter_context(job.frozen())
-        for job in jobs.values():
-            job.wait_for(lambda job=job: job.signalled(signal.SIGUSR2), "USR2 before the limit", 70)
+
+    def hold_until_the_limit(route: str) -> None:
+        job = jobs[route]
+        job.wait_for_file(first_commit(outs[route]))
+        with job.frozen():
+            job.wait_for(lambda: job.signalled(signal.SIGUSR2), "USR2 before the limit", 100)
+
+    with ThreadPoolExecutor(len(ROUTES)) as watchers:
+        list(watchers.map(hold_until_the_limit, ROUTES))
     for route, job in jobs.items():
         # On a slow machine a minute may not do for the rest either.
         *requeued, last = job.wait()
