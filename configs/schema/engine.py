@@ -15,7 +15,7 @@ class OptimizerConfig(Frozen):
 
     `adamw` is torch's fused AdamW: no build, any device. `apex_adam` is NVIDIA Apex's FusedAdam,
     `deepspeed_adam` DeepSpeed's; both are looked for at start. `muon` orthogonalises the momentum of
-    matrices (Jordan et al. 2024) with rate `lr` and leaves everything else to AdamW with `adam_lr`;
+    hidden matrices (Jordan et al. 2024) with rate `lr`; everything else AdamW moves with `adam_lr`;
     under it nothing is clipped, as DeepSpeed would clip the orthogonalised updates.
     `layer_decay` below 1 multiplies the rate of a block once for each block above it (fine-tuning).
     """

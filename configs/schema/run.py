@@ -32,7 +32,9 @@ class TokenizeConfig(Frozen):
     """Run frozen tokenizers over a shard set; tokens go beside the pixels, same shard and slot.
 
     `tokenizers` maps a modality to the stage-1 run that made its tokenizer; coordinates and date
-    need none. `crops` is the number of fixed windows per side: 1 is the centre, 3 a 3 x 3 grid.
+    need none. `crops` is the number of fixed windows per side: 1 is the centre, 3 a 3 x 3 grid; each in
+    as many `symmetries`: 2 mirrored too, 4 also upside down, 8 all of the square. One is drawn each
+    time a sample is trained on.
     """
 
     kind: Literal["tokenize"]
@@ -40,6 +42,7 @@ class TokenizeConfig(Frozen):
     tokenizers: dict[str, Path] = {}
     modalities: tuple[str, ...] = ()
     crops: int = Field(default=1, gt=0)
+    symmetries: Literal[1, 2, 4, 8] = 1
     coordinates: Literal["cells", "terramind", "fine"] = Field(
         default="cells",
         description="0.25 degrees by cells, as two numbers, or 0.01 degrees by cells",

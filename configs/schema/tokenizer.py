@@ -27,11 +27,13 @@ class FSQConfig(Frozen):
     """Finite scalar quantization: the vocabulary has `prod(levels)` codes.
 
     `centred` is the paper's tanh around zero (Mentzer et al. 2023); `unit` is a sigmoid on [0, 1], as in
-    TerraMind's tokenizers.
+    TerraMind's tokenizers. `evenness` weighs a loss towards even use of the codes, which the paper does
+    without; short trainings use more of them with 0.02 or so.
     """
 
     levels: tuple[int, ...] = Field(default=(8, 8, 8, 6, 5), min_length=1)
     convention: Literal["centred", "unit"] = "centred"
+    evenness: float = Field(default=0.0, ge=0)
 
     @model_validator(mode="after")
     def _enough_levels(self) -> "FSQConfig":

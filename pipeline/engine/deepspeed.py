@@ -31,7 +31,7 @@ from pipeline.engine.base import Forward, HostValue, Piece, Scalars, StepInfo
 from pipeline.engine.distributed import World, to_device
 from pipeline.engine.mapped import MappedMemory
 from pipeline.engine.objective import StepOutput
-from pipeline.engine.optimizer import build_optimizer, set_rates
+from pipeline.engine.optimizer import build_optimizer, set_rates, updating
 from pipeline.engine.replicated import allocate_state, model_pieces, share, state_scalars
 from pipeline.engine.zero import (
     Partitions,
@@ -138,7 +138,9 @@ class DeepSpeedEngine:
         loss = output.loss.sum()
         promise = HostValue(loss)
         scale = self._world.size * self._num_micro / self._config.global_batch
-        self._engine.backward(loss * scale)
+        # ZeRO-1 and 2 orthogonalise as they reduce.
+        with updating(self._config.optimizer, self._world.device):
+            self._engine.backward(loss * scale)
         if not self._engine.is_gradient_accumulation_boundary():
             self._engine.step()
         return Forward.of(output, promise)
@@ -147,7 +149,8 @@ class DeepSpeedEngine:
         set_rates(self._engine.optimizer, lr_factor, self._config.optimizer)
         self._skip, self._max_norm = skip, max_norm
         self._norm, self._applied = float("inf"), False
-        self._engine.step()
+        with updating(self._config.optimizer, self._world.device):
+            self._engine.step()
         if self._applied and self._config.ema_decay:
             copy = self._memory.copy if self._memory else torch.clone
             averages.update(self._masters(), self._config.ema_decay, copy)

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from importlib import import_module
 from typing import Any
@@ -13,6 +14,10 @@ from configs import ConfigError
 from configs.schema import OptimizerConfig
 
 _BLOCK = re.compile(r"(?:^|[._])(?:encoder|decoder|blocks)\.(\d+)\.")
+
+# What meets the data, at either end. Muon is for hidden matrices (Jordan et al. 2024): the size to which a
+# head's weights have to grow is learned, and updates that are all of one size take long to reach it.
+_END = re.compile(r"(?:^|\.)(?:from_patches|patch_proj|to_pixels|to_patches)\b")
 
 
 def is_decayed(name: str, parameter: nn.Parameter) -> bool:
@@ -70,6 +75,17 @@ def set_rates(optimizer: Any, factor: float, config: OptimizerConfig) -> None:
         group["lr"] = peak * factor * group.get("lr_scale", 1.0)
 
 
+def updating(config: OptimizerConfig, device: torch.device) -> AbstractContextManager[None]:
+    """Around each update of the weights.
+
+    DeepSpeed has torch compile Muon. On a CPU that needs a C++ compiler and ten seconds at the start
+    of a run, for matrix products that are no faster afterwards.
+    """
+    if config.name == "muon" and device.type == "cpu":
+        return torch.compiler.set_stance("force_eager")
+    return nullcontext()
+
+
 def nvidia_apex(part: str) -> Any:
     """A module of NVIDIA Apex. Raises ConfigError where it is missing, or is PyPI's `apex`."""
     try:
@@ -109,7 +125,7 @@ def _muon(model: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             decayed = is_decayed(name, parameter)
-            by_muon = decayed and parameter.ndim == 2
+            by_muon = decayed and parameter.ndim == 2 and not _END.search(name)
             # DeepSpeed finds the matrices by this mark when it partitions their gradients.
             setattr(parameter, "use_muon", by_muon)  # noqa: B010 (no attribute of Parameter)
             halves.setdefault((by_muon, decayed), []).append(parameter)

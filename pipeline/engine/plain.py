@@ -18,7 +18,7 @@ from pipeline.engine.absorb import absorb
 from pipeline.engine.base import Forward, HostValue, Piece, Scalars, StepInfo
 from pipeline.engine.distributed import World, to_device
 from pipeline.engine.objective import StepOutput
-from pipeline.engine.optimizer import build_optimizer, set_rates
+from pipeline.engine.optimizer import build_optimizer, set_rates, updating
 from pipeline.engine.replicated import (
     allocate_state,
     model_pieces,
@@ -63,7 +63,8 @@ class PlainEngine:
             if limit := self._config.optimizer.clip:
                 nn.utils.clip_grads_with_norm_(parameters, limit, torch.tensor(norm))
             set_rates(self._optimizer, lr_factor, self._config.optimizer)
-            self._optimizer.step()
+            with updating(self._config.optimizer, self._world.device):
+                self._optimizer.step()
             if self._config.ema_decay:
                 averages.update(self._masters(), self._config.ema_decay)
         self._optimizer.zero_grad(set_to_none=True)

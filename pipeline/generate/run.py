@@ -41,12 +41,12 @@ def generate(config: GenerateConfig) -> int:
     reader = SampleReader(dataset, layout, normalisers)
     indices = _choose(dataset, config)
     how = Sampling(config.steps, config.temperature, config.seed, config.num_draws)
-    crop = layout.crops // 2
+    view = layout.views.centre
     scores: dict[str, dict[str, MapScore]] = {}
     shown: dict[str, list[Any]] = defaultdict(list)
     for start in range(0, len(indices), config.batch):
         ids = [int(i) for i in indices[start : start + config.batch]]
-        contents = [reader.content(i, crop, only=sources) for i in ids]
+        contents = [reader.content(i, view, only=sources) for i in ids]
         for name, stream in targets.items():
             row, decoder = dataset.modalities[name], decoders[name]
             if config.estimate == "expected" and row.is_map:
@@ -54,7 +54,7 @@ def generate(config: GenerateConfig) -> int:
             else:
                 draws = generate_tokens(model, contents, ids, stream, how)
                 generated = summarise([decoder(codes) for codes in draws], row)
-            truths = [_truth(reader, name, i, crop) for i in ids]
+            truths = [_truth(reader, name, i, view) for i in ids]
             if dataset.modalities[name].is_map:
                 ways = scores.setdefault(name, _ways(dataset, name))
                 _score(
@@ -64,7 +64,7 @@ def generate(config: GenerateConfig) -> int:
                     stream,
                     decoders[name],
                     ids,
-                    crop,
+                    view,
                     generated,
                     truths,
                     ways,
@@ -77,7 +77,7 @@ def generate(config: GenerateConfig) -> int:
         for i in ids[: max(0, room)]:
             shown["keys"].append(dataset.keys[i])
             for name in config.source:
-                shown[f"source/{name}"].append(_truth(reader, name, i, crop))
+                shown[f"source/{name}"].append(_truth(reader, name, i, view))
     config.out.mkdir(parents=True, exist_ok=True)
     _write(config, dataset, shown, scores, len(indices))
     return OK
@@ -115,11 +115,11 @@ def _choose(dataset: Dataset, config: GenerateConfig) -> np.ndarray:
     return indices[order][: config.num_samples]
 
 
-def _truth(reader: SampleReader, name: str, index: int, crop: int) -> Value | None:
+def _truth(reader: SampleReader, name: str, index: int, view: int) -> Value | None:
     value = reader.dataset.read(index, [name]).get(name)
     if value is None or isinstance(value, str) or not reader.dataset.modalities[name].is_map:
         return value
-    return reader.window(name, value, crop)
+    return reader.window(name, value, view)
 
 
 def _ways(dataset: Dataset, name: str) -> dict[str, MapScore]:
@@ -134,7 +134,7 @@ def _score(
     stream: int,
     decoder: Decoder,
     ids: list[int],
-    crop: int,
+    view: int,
     generated: list[Value],
     truths: list[Value | None],
     ways: dict[str, MapScore],
@@ -145,7 +145,7 @@ def _score(
     held = [n for n, truth in enumerate(truths) if truth is not None]
     if not held:
         return
-    tokens = [reader.content(ids[n], crop, only=[stream]).streams[stream] for n in held]
+    tokens = [reader.content(ids[n], view, only=[stream]).streams[stream] for n in held]
     for n, best in zip(held, decoder(tokens), strict=True):
         truth, made = truths[n], generated[n]
         assert isinstance(truth, np.ndarray)

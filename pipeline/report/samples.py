@@ -3,6 +3,7 @@
 import numpy as np
 
 from configs.schema import Modality
+from pipeline.data.views import Views
 from pipeline.report import numbers
 from pipeline.report.cells import MISSING, map_cell, picture_table, value_span, words_cell
 from pipeline.report.collect import Found
@@ -127,12 +128,13 @@ def _tokens(dataset: Dataset) -> Markup | None:
     rows = []
     for extra in dataset.extras:
         info = dataset.extra_manifest(extra).get("info") or {}
-        counts = [info.get(key) for key in ("num_tokens", "crops", "vocab_size")]
+        views = len(Views(**info["views"])) if "views" in info else None
+        counts = [info.get("num_tokens"), views, info.get("vocab_size")]
         share = numbers.percent(float(dataset.present(extra).mean()))
         rows.append([extra, *(numbers.number(count) for count in counts), share])
     if not rows:
         return absent("No tokens beside the pixels: nothing has been tokenized yet.")
-    head = ("Tokens", "Tokens per window, at most", "Windows", "Vocabulary", "Present")
+    head = ("Tokens", "Tokens per view, at most", "Views", "Vocabulary", "Present")
     return details("Tokens beside the pixels", table("Over all splits", head, rows))
 
 

@@ -93,9 +93,13 @@ class GanArm(VitArm):
         opinion = -self._judge(made).flatten(1).mean(1)
         weight = self.config.weight * (updates >= self.config.start_step)
         if self.config.adaptive and patches.requires_grad:
-            balance = balanced(loss, opinion, patches, features)
-            weight = weight * balance
-        total = loss + weight * opinion
+            g_loss, g_opinion = (_gradient(term, patches) for term in (loss, opinion))
+            weight = weight * balanced(g_loss, g_opinion, features)
+            value = (loss + weight * opinion).detach()
+            # Both gradients are known: what follows goes back through the decoder alone.
+            total = _with_gradient(value, patches, g_loss + weight[:, None, None] * g_opinion)
+        else:
+            total = loss + weight * opinion
         sums = {"reconstruction": loss.sum().detach(), "opinion": opinion.sum().detach()}
         shown = self._truth(batch["x"], batch["valid"])
         return Taught(total, sums, {"shown": shown, "made": made.detach()})
@@ -120,20 +124,32 @@ class GanArm(VitArm):
         )
 
 
-def balanced(loss: Tensor, opinion: Tensor, patches: Tensor, features: Tensor) -> Tensor:
+def balanced(g_loss: Tensor, g_opinion: Tensor, features: Tensor) -> Tensor:
     """How much longer the gradient of the first is than that of the second at the last layer, [B].
 
     Equation 7 of Esser et al. 2021, sample by sample, so that it does not depend on how a batch is
-    cut. The last layer's weights have the gradient G^T F, of patches [B, N, P] and features [B, N, D];
-    its length follows from the products of G and F with themselves, without the weights.
+    cut. The last layer's weights have the gradient G^T F, of patches' gradients G [B, N, P] and features
+    F [B, N, D]; its length follows from the products of G and F with themselves, without the weights.
     """
     similar = features.detach().float() @ features.detach().float().transpose(1, 2)
     lengths = []
-    for term in (loss, opinion):
-        (g,) = torch.autograd.grad(term.sum(), patches, retain_graph=True)
+    for g in (g_loss, g_opinion):
         squared = ((g.float() @ g.float().transpose(1, 2)) * similar).sum((1, 2))
         lengths.append(squared.clamp(min=0).sqrt())
     return (lengths[0] / (lengths[1] + 1e-4)).clamp(max=1e4)
+
+
+def _gradient(term: Tensor, patches: Tensor) -> Tensor:
+    """Of the sum of [B] in the patches [B, N, P] of the same samples."""
+    # What is made of the patches is seen by both terms.
+    (found,) = torch.autograd.grad(term.sum(), patches, retain_graph=True)
+    return found
+
+
+def _with_gradient(value: Tensor, patches: Tensor, gradient: Tensor) -> Tensor:
+    """`value` [B], whose gradient in the patches is the one given."""
+    linear = (patches * gradient.to(patches.dtype)).flatten(1).sum(1, dtype=torch.float32)
+    return linear + (value - linear).detach()
 
 
 class DiffusionArm(nn.Module):

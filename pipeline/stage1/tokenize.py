@@ -1,6 +1,6 @@
 """Frozen tokenizers over a whole shard set: tokens go beside the pixels, same shard and slot.
 
-    DATASET/extra/tok_<MODALITY>/<split>/shard-NNNNNN.tar     member: codes [K crops, N] per sample
+    DATASET/extra/tok_<MODALITY>/<split>/shard-NNNNNN.tar     member: codes [K views, N] per sample
 
 Ranks take shards in turn; a shard is committed whole, so stopping and starting again, with any number
 of ranks, repeats no finished shard and changes no byte.
@@ -18,7 +18,7 @@ from configs import ConfigError
 from configs.registry import in_registry_order
 from configs.schema import Modality, TokenizeConfig
 from pipeline.data.tokens import extra_name
-from pipeline.data.transforms import cut, window_offsets
+from pipeline.data.views import Views
 from pipeline.engine import distributed, lifecycle
 from pipeline.engine.metrics import clock, say
 from pipeline.stage1.artifact import ImageTokenizer, fingerprint
@@ -151,9 +151,10 @@ def _tokenizer(
         }
         return info, lambda values: [_u16(text.encode(v))[None] for v in values]
     image = ImageTokenizer.from_pretrained(artifact, device)
+    views = Views(config.crops, config.symmetries)
     info |= {
         "tokenizer": fingerprint(artifact),
-        "crops": config.crops**2,
+        "views": views.to_dict(),
         "grid": list(image.model.grid),
         "window_m": image.window_m,
         "num_tokens": image.model.grid[0] * image.model.grid[1],
@@ -161,9 +162,9 @@ def _tokenizer(
     }
 
     def encode(values: list[np.ndarray]) -> list[np.ndarray]:
-        windows = [fixed_windows(v, row, image.window_m, config.crops) for v in values]
+        windows = [views.all(v, row, image.window_m) for v in values]
         codes = _smallest(image.tokenize(np.concatenate(windows)), image.vocab_size)
-        return list(codes.reshape(len(values), config.crops**2, -1))
+        return list(codes.reshape(len(values), len(views), -1))
 
     return info, encode
 
@@ -173,7 +174,7 @@ def untrained_info(name: str, row: Modality, coordinates: str = "cells") -> dict
     info = {
         "modality": name,
         "kind": row.kind,
-        "crops": 1,
+        "views": Views().to_dict(),
         "grid": None,
         "window_m": None,
     }
@@ -184,15 +185,6 @@ def untrained_info(name: str, row: Modality, coordinates: str = "cells") -> dict
     elif row.kind == "date":
         info |= {"tokenizer": VERSION, "num_tokens": len(DATE_SIZES), "vocab_size": sum(DATE_SIZES)}
     return info
-
-
-def fixed_windows(x: np.ndarray, row: Modality, window_m: float, per_side: int) -> np.ndarray:
-    """The fixed windows of a map [C, H, W], row by row: [per_side**2, C, h, w]."""
-    gsd = row.gsd_m
-    assert gsd is not None
-    tops = window_offsets(x.shape[1] * gsd, window_m, per_side)
-    lefts = window_offsets(x.shape[2] * gsd, window_m, per_side)
-    return np.stack([cut(x, row, top, left, window_m) for top in tops for left in lefts])
 
 
 def _smallest(codes: np.ndarray, vocab_size: int) -> np.ndarray:

@@ -72,7 +72,9 @@ class Tokenizer(nn.Module):
         self.encoder = self._encoder(sides)
         global_batch = teaching.global_batch if teaching else 1
         rows = -(-_CANDIDATES_PER_CODE * config.vq.num_codes // global_batch)
-        self.quantizer = FSQ(config.fsq) if config.quantizer == "fsq" else VQ(config.vq, rows)
+        self.quantizer: FSQ | VQ = (
+            FSQ(config.fsq) if config.quantizer == "fsq" else VQ(config.vq, rows)
+        )
         self.critic: CriticModel | None = None
         self.decoder: Arm = self._arm(sides, teaching)
         statistics = teaching.statistics if teaching else None
@@ -101,9 +103,8 @@ class Tokenizer(nn.Module):
         return StepOutput(loss, sums, stats, quantized.rows, taught.judged)
 
     def absorb(self, stats: Mapping[str, Tensor], rows: Mapping[str, Tensor]) -> None:
-        """What is learned without gradients: the codebook, and how many steps there have been."""
-        if isinstance(self.quantizer, VQ):
-            self.quantizer.absorb(stats, rows)
+        """What is learned without gradients: what the quantizer keeps, and how many steps there were."""
+        self.quantizer.absorb(stats, rows)
         self.updates += 1
 
     @property

@@ -16,6 +16,7 @@ from configs import ConfigError
 from configs.registry import in_registry_order
 from configs.schema import MaskedConfig, Modality
 from pipeline.data.tokens import extra_name
+from pipeline.data.views import Views
 from pipeline.layers.positions import grid_centres, grid_positions, sincos
 
 Kind = Literal["pixels", "map", "sequence", "set"]
@@ -62,7 +63,7 @@ class Layout:
 
     streams: tuple[Stream, ...]
     window_m: float
-    crops: int
+    views: Views
     token_info: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @cached_property
@@ -116,7 +117,7 @@ class Layout:
         return {
             "streams": [asdict(s) for s in self.streams],
             "window_m": self.window_m,
-            "crops": self.crops,
+            "views": self.views.to_dict(),
             "token_info": self.token_info,
         }
 
@@ -126,7 +127,7 @@ class Layout:
             Stream(**{**s, "grid": tuple(s["grid"]) if s["grid"] else None})
             for s in record["streams"]
         )
-        return cls(streams, record["window_m"], record["crops"], record["token_info"])
+        return cls(streams, record["window_m"], Views(**record["views"]), record["token_info"])
 
 
 class Described(Protocol):
@@ -159,23 +160,23 @@ def build_layout(config: MaskedConfig, dataset: Described) -> Layout:
             )
         info[name] = dataset.extra_manifest(extra_name(name))["info"]
     windows = {i["window_m"] for i in info.values() if i["window_m"] is not None}
-    crops = {i["crops"] for i in info.values() if i["window_m"] is not None}
+    views = {Views(**i["views"]) for i in info.values() if i["window_m"] is not None}
     if not windows:
         raise ConfigError(
             "masked.tokens and masked.targets name no map, such as DEM or LULC: without one there is "
             "nothing to tell how large a sample's window is"
         )
-    if len(windows) > 1 or len(crops) > 1:
+    if len(windows) > 1 or len(views) > 1:
         raise ConfigError(
-            f"tokens were made on different windows: {sorted(windows)} m, {sorted(crops)} crops; "
+            f"tokens were made on different windows: {sorted(windows)} m, {sorted(map(str, views))}; "
             "tokenize all modalities in one call"
         )
-    window_m, num_crops = windows.pop(), crops.pop()
+    window_m = windows.pop()
     streams = [
         _pixel_stream(n, config, dataset, window_m) for n in in_registry_order(set(config.pixels))
     ]
     streams += [_token_stream(n, config, info[n]) for n in token_names]
-    return Layout(tuple(_with_offsets(streams)), window_m, num_crops, info)
+    return Layout(tuple(_with_offsets(streams)), window_m, views.pop(), info)
 
 
 def _pixel_stream(name: str, config: MaskedConfig, dataset: Described, window_m: float) -> Stream:

@@ -74,7 +74,7 @@ class MaskedObjective:
             "masked": self.config.masked.model_dump(mode="json"),
             "tokens": tokens,
             "window_m": self.layout.window_m,
-            "crops": self.layout.crops,
+            "views": self.layout.views.to_dict(),
             "statistics": {n: r.statistics._asdict() for n, r in self.reader.normalisers.items()},
             "dataset": self.dataset.fingerprint,
             "split": self.config.data.split,

@@ -23,7 +23,7 @@ import torch
 from configs.schema import MaskedConfig
 from pipeline.data.loader import Batch
 from pipeline.data.tokens import BOS, extra_name
-from pipeline.data.transforms import Normaliser, cut, window_offsets
+from pipeline.data.transforms import Normaliser
 from pipeline.stage2.layout import Layout, Stream
 from pipeline.stage2.masking import Selection, select
 from shards import SampleSet
@@ -65,8 +65,8 @@ class SampleReader:
             has |= dataset.present(name)
         self.usable = has
 
-    def content(self, index: int, crop: int, only: Iterable[int] | None = None) -> Content:
-        """All streams (or `only` some) of one fixed window of a sample."""
+    def content(self, index: int, view: int, only: Iterable[int] | None = None) -> Content:
+        """All streams (or `only` some) of one fixed view of a sample."""
         wanted = range(len(self.layout.streams)) if only is None else only
         parts = self.dataset.read(index, {self._names[i] for i in wanted})
         found = {}
@@ -76,34 +76,30 @@ class SampleReader:
                 continue
             assert isinstance(part, np.ndarray)
             if stream.kind == "pixels":
-                found[i] = self._patches(stream, part, crop)
+                found[i] = self._patches(stream, part, view)
             else:
-                found[i] = part[crop if len(part) > 1 else 0].astype(np.int64)
+                found[i] = part[view if len(part) > 1 else 0].astype(np.int64)
         return Content(found)
 
-    def _patches(self, stream: Stream, x: np.ndarray, crop: int) -> np.ndarray:
-        window = self.window(stream.modality, x, crop)
+    def _patches(self, stream: Stream, x: np.ndarray, view: int) -> np.ndarray:
+        window = self.window(stream.modality, x, view)
         y, _ = self.normalisers[stream.modality].forward(window)
         c, h, w = y.shape
         p = stream.patch_px
         y = y.reshape(c, h // p, p, w // p, p).transpose(1, 3, 2, 4, 0)
         return y.reshape(-1, stream.patch_values)
 
-    def window(self, modality: str, x: np.ndarray, crop: int) -> np.ndarray:
-        """The fixed window number `crop` of a map [C, H, W]; the same that was tokenized."""
+    def window(self, modality: str, x: np.ndarray, view: int) -> np.ndarray:
+        """View number `view` of a map [C, H, W]; the same that was tokenized."""
         row = self.dataset.modalities[modality]
-        gsd, per_side = row.gsd_m, round(self.layout.crops**0.5)
-        assert gsd is not None
-        top = window_offsets(x.shape[1] * gsd, self.layout.window_m, per_side)[crop // per_side]
-        left = window_offsets(x.shape[2] * gsd, self.layout.window_m, per_side)[crop % per_side]
-        return cut(x, row, top, left, self.layout.window_m)
+        return self.layout.views.show(x, row, self.layout.window_m, view)
 
 
 def masked_sample(
     reader: SampleReader, config: MaskedConfig, index: int, rng: np.random.Generator
 ) -> Masked:
-    """One training sample: a window, and what of it is seen and asked for."""
-    content = reader.content(index, int(rng.integers(reader.layout.crops)))
+    """One training sample: a view, and what of it is seen and asked for."""
+    content = reader.content(index, int(rng.integers(len(reader.layout.views))))
     available = content.available(len(reader.layout.streams))
     return Masked(content, select(rng, reader.layout, available, config))
 

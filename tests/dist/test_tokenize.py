@@ -8,7 +8,7 @@ import pytest
 
 from pipeline.data.tokens import extra_name
 from pipeline.stage1.artifact import ImageTokenizer
-from pipeline.stage1.tokenize import fixed_windows
+from pipeline.data.views import Views
 from shards import open_dataset
 from tests.dist.conftest import TINY_TOKENIZER
 from tests.dist.ranks import Ranks, run_ranks
@@ -67,7 +67,7 @@ def test_tokens_are_those_of_the_artifact_and_missing_parts_stay_missing(copy, t
         codes, classes = parts[name], parts["LULC"]
         assert isinstance(codes, np.ndarray)
         assert isinstance(classes, np.ndarray)
-        windows = fixed_windows(classes, dataset.modalities["LULC"], artifact.window_m, 1)
+        windows = Views().all(classes, dataset.modalities["LULC"], artifact.window_m)
         np.testing.assert_array_equal(codes, artifact.tokenize(windows))
         assert codes.dtype == np.uint16
 

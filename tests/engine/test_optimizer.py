@@ -2,13 +2,15 @@
 
 import sys
 from types import ModuleType
+from typing import Literal
 
 import pytest
 import torch
 from torch import nn
 
 from configs import ConfigError
-from configs.schema import MaskedConfig, OptimizerConfig
+from configs.registry import modality
+from configs.schema import DiffusionConfig, MaskedConfig, OptimizerConfig, TokenizerConfig
 from pipeline.engine.build import use_fused_norms
 from pipeline.engine.optimizer import (
     _depths,
@@ -17,6 +19,7 @@ from pipeline.engine.optimizer import (
     parameter_groups,
     set_rates,
 )
+from pipeline.stage1.tokenizer import Tokenizer
 from pipeline.stage2.model import MaskedTransformer
 from tests.pipeline.test_stage2_model import LAYOUT
 
@@ -114,21 +117,35 @@ def test_rates_are_peak_times_factor_times_scale(stage2: MaskedTransformer):
     assert rates == pytest.approx([0.025 * 0.5**k for k in range(DEPTH + 4)])
 
 
-def test_muon_takes_matrices_and_leaves_the_rest_to_adamw(stage2: MaskedTransformer):
+def test_muon_takes_hidden_matrices_and_leaves_the_rest_to_adamw(stage2: MaskedTransformer):
     config = OptimizerConfig(name="muon", lr=0.02, adam_lr=0.001, momentum=0.9, weight_decay=0.1)
     optimizer = build_optimizer(stage2, config)
     names = {id(p): n for n, p in stage2.named_parameters()}
     for group in optimizer.param_groups:
         for parameter in group["params"]:
             name = names.pop(id(parameter))
-            matrix = parameter.ndim == 2 and "embed" not in name
-            assert group["use_muon"] is matrix is parameter.use_muon
+            hidden = parameter.ndim == 2 and "embed" not in name and "patch_proj" not in name
+            assert group["use_muon"] is hidden is parameter.use_muon
             assert group["weight_decay"] == (0.1 if is_decayed(name, parameter) else 0.0)
     assert not names
     set_rates(optimizer, 0.5, config)
     assert {(g["use_muon"], g["lr"]) for g in optimizer.param_groups} == {
         (True, 0.01), (False, 0.0005),
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("decoder", ["vit", "diffusion"])
+def test_muon_leaves_what_meets_the_pixels_to_adamw(decoder: Literal["vit", "diffusion"]):
+    small = DiffusionConfig(network="uvit", width=32, depth=1, heads=2)
+    shape = TokenizerConfig(width=32, heads=2, patch_px=4, decoder=decoder, diffusion=small)
+    model = Tokenizer(modality("S2L2A"), shape, 16)
+    build_optimizer(model, OptimizerConfig(name="muon"))
+    matrices = {n: vars(p)["use_muon"] for n, p in model.named_parameters() if p.ndim == 2}
+    ends = {n for n, by_muon in matrices.items() if not by_muon}
+    ours = {"vit": {"to_pixels"}, "diffusion": {"from_patches", "to_patches"}}[decoder]
+    steps = {n for n in ends if "step_embed" in n}
+    assert {n.split(".")[-2] for n in ends - steps} == {"proj"} | ours
+    assert matrices["encoder.to_latent.weight"]
 
 
 def test_muon_is_not_clipped_and_others_are():

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 from configs import ConfigError
 from configs.schema import GanConfig
-from pipeline.stage1.arms import balanced
+from pipeline.stage1.arms import GanArm, balanced
 from pipeline.stage1.classes import straight_through, to_channels, to_classes
 from pipeline.stage1.decoders.critic import CriticModel, PatchCritic
 from tests.pipeline.test_tokenizer import make, some
@@ -20,7 +20,9 @@ def test_the_balance_is_that_of_the_gradients_at_the_last_layer():
     patches = last(features)
     loss = (patches - goal).abs().flatten(1).mean(1)
     opinion = (patches * other).tanh().flatten(1).sum(1)
-    found = balanced(loss, opinion, patches, features)
+    (of_loss,) = torch.autograd.grad(loss.sum(), patches, retain_graph=True)
+    (of_opinion,) = torch.autograd.grad(opinion.sum(), patches, retain_graph=True)
+    found = balanced(of_loss, of_opinion, features)
     for b in range(3):
         (of_loss,) = torch.autograd.grad(loss[b], last.weight, retain_graph=True)
         (of_opinion,) = torch.autograd.grad(opinion[b], last.weight, retain_graph=True)
@@ -42,6 +44,37 @@ def test_the_critic_enters_when_it_is_time():
         found = model(batch).loss
         assert torch.allclose(found, expected) == (step < 2)
         model.absorb({}, {})
+
+
+def test_the_adaptive_weight_is_a_constant_of_the_gradient():
+    """As if each sample's weight were a number known beforehand."""
+    model, batch = (
+        make("S2L2A", "fsq", "gan", gan={"width": 8, "depth": 1, "start_step": 0}),
+        some("S2L2A"),
+    )
+    decoder, latents = model.decoder, model.encode(batch["x"]).detach()
+    assert isinstance(decoder, GanArm)
+    assert decoder.loss is not None
+    decoder.teach(latents, batch, model.updates).loss.sum().backward()
+    found = {n: p.grad.clone() for n, p in decoder.named_parameters() if p.grad is not None}
+    model.zero_grad()
+
+    features = decoder.net.features(latents)
+    patches = decoder.net.to_pixels(features)
+    made = decoder.net.unpatchify(patches)
+    loss = decoder.loss(made, batch["x"], batch["valid"])
+    opinion = -decoder._judge(made * batch["valid"][:, None]).flatten(1).mean(1)
+    total = torch.zeros(())
+    for b in range(len(loss)):
+        lengths = [
+            torch.autograd.grad(term[b], decoder.net.to_pixels.weight, retain_graph=True)[0].norm()
+            for term in (loss, opinion)
+        ]
+        total = total + loss[b] + 0.5 * lengths[0] / (lengths[1] + 1e-4) * opinion[b]
+    total.backward()
+    assert found.keys() == {n for n, p in decoder.named_parameters() if p.grad is not None}
+    for name, parameter in decoder.named_parameters():
+        torch.testing.assert_close(found[name], parameter.grad, rtol=1e-3, atol=1e-6)
 
 
 def test_the_hinge_loss_is_the_formula():

@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from configs.schema import MaskedConfig
+from pipeline.data.views import Views
 from pipeline.stage2.layout import Layout, Stream
 from pipeline.stage2.masking import draw_budget, select
 
@@ -22,7 +23,7 @@ LAYOUT = Layout(
         stream("place", "set", 4),
     ),
     window_m=640,
-    crops=1,
+    views=Views(),
 )
 capacities = st.lists(st.integers(0, 30), min_size=1, max_size=8).map(np.array)
 

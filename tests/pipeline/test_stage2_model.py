@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from configs.schema import MaskedConfig
+from pipeline.data.views import Views
 from pipeline.stage2.layout import Layout, Stream
 from pipeline.stage2.masking import Selection
 from pipeline.stage2.model import MaskedTransformer
@@ -21,7 +22,7 @@ LAYOUT = Layout(
         ),
     ),
     window_m=160,
-    crops=1,
+    views=Views(),
 )
 CONFIG = MaskedConfig(
     pixels=("S2L2A",), targets=("LULC",), width=16, heads=2, encoder_depth=2, decoder_depth=2

@@ -13,6 +13,7 @@ import numpy as np
 
 from configs import load_config, to_yaml
 from configs.schema import RunConfig, ShardsConfig, Stage1Config
+from pipeline.data.views import Views
 from pipeline.engine.lifecycle import mark_done, write_atomic, write_records
 from shards import Dataset, open_dataset
 from shards.build import build
@@ -88,7 +89,7 @@ def make_tokenizer(folder: Path, dataset: Dataset, name: str, *, last_step: int 
 
 def make_tokens(dataset: Dataset, name: str) -> None:
     """Codes that mean nothing, where the modality is present."""
-    info = {"modality": name, "num_tokens": 81, "crops": 1, "vocab_size": 875}
+    info = {"modality": name, "num_tokens": 81, "views": Views().to_dict(), "vocab_size": 875}
     writer = ExtraWriter(dataset, f"tok_{name}", info)
     present, codes = dataset.present(name), np.zeros((1, 81), np.uint16)
     for split, shard in dataset.shards:

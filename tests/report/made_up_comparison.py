@@ -26,7 +26,8 @@ def make_comparison(folder: Path, *changes: str, skip: tuple[str, ...] = ()) -> 
     The RMSE of an arm is as in `RMSE`, one more for each further seed.
     """
     dataset = make_shards(folder / "shards", 24)
-    overrides = [f"out={folder}", f"stage1.overrides=[engine.num_steps={NUM_STEPS}]", *changes]
+    steps = f"stage1.overrides=[engine.num_steps={NUM_STEPS}]"
+    overrides = [f"out={folder}", "seeds=[0,1,2]", steps, *changes]
     plan = load_config(FILE, overrides)
     assert isinstance(plan, ComparisonConfig)
     write_atomic(folder / "experiment.yaml", to_yaml(plan))
