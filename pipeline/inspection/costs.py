@@ -9,6 +9,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from configs.schema import EngineConfig
 from pipeline.engine.build import use_checkpointing
 from pipeline.engine.flops import BACKWARD_FACTOR, FlopCounter
+from pipeline.engine.objective import StepOutput
 from pipeline.inspection.example import Example
 
 GPU_GB = (40, 80)
@@ -56,9 +57,10 @@ def measure(example: Example, config: EngineConfig, world: int, micro_batch: int
     weights and 4 for gradients added up in fp32, 12 for fp32 weights and two moments; in fp32 4, 4 and
     12. An average of the weights takes 4 more.
     """
-    model = example.model
+    model, critic = example.model, example.critic
     if config.precision == "bf16":
         model = model.to(torch.bfloat16)
+        critic = critic and critic.to(torch.bfloat16)
     counter = FlopCounter()
     with counter:
         activations = _saved_bytes(model, example)
@@ -67,7 +69,10 @@ def measure(example: Example, config: EngineConfig, world: int, micro_batch: int
         kept = _saved_bytes(model, example)
         # Going backward, one block at a time has what the forward pass did not keep.
         activations = kept + (activations - kept) // max(1, num_blocks)
-    total = sum(p.numel() for p in model.parameters())
+    parameters = parts(model)
+    if critic is not None:
+        parameters["critic"] = sum(p.numel() for p in critic.parameters())
+    total = sum(parameters.values())
     per_weight = 2 if config.precision == "bf16" else 4
     average = 4 if config.ema_decay else 0
     memory = []
@@ -85,7 +90,7 @@ def measure(example: Example, config: EngineConfig, world: int, micro_batch: int
             )
         )
     return Costs(
-        parameters=parts(model),
+        parameters=parameters,
         flops_per_sample=BACKWARD_FACTOR * counter.total / micro_batch,
         activation_bytes=activations,
         memory=memory,
@@ -103,10 +108,16 @@ def parts(model: nn.Module) -> dict[str, int]:
 
 
 def _saved_bytes(model: nn.Module, example: Example) -> int:
+    """The most that is kept at a time: a critic's turn comes when the model's backward pass is over."""
     kept = _SavedBytes(model)
     with saved_tensors_hooks(kept.pack, lambda t: t):
-        model(example.batch)
-    return kept.total
+        output: StepOutput = model(example.batch)
+    if example.critic is None:
+        return kept.total
+    of_critic = _SavedBytes(example.critic)
+    with saved_tensors_hooks(of_critic.pack, lambda t: t):
+        example.critic(dict(output.judged))
+    return max(kept.total, of_critic.total)
 
 
 class _SavedBytes:

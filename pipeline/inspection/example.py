@@ -20,13 +20,17 @@ from shards import SampleSet, open_data
 
 @dataclass(frozen=True)
 class Example:
-    """`num_samples` is None where there is no data; then `assumed` says what was taken for granted."""
+    """`num_samples` is None where there is no data; then `assumed` says what was taken for granted.
+
+    `critic` is what trains beside the model in an engine of its own, on what the model hands it.
+    """
 
     model: nn.Module
     batch: Batch
     tokens_per_sample: int
     num_samples: int | None
     assumed: str = ""
+    critic: nn.Module | None = None
 
 
 def build_example(config: Stage1Config | Stage2Config, micro_batch: int) -> Example:
@@ -71,7 +75,8 @@ def _tokenizer(config: Stage1Config, data: SampleSet | None, micro_batch: int) -
             "seed": torch.empty(micro_batch, dtype=torch.int64),
         }
     tokens = model.grid[0] * model.grid[1]
-    return Example(model, batch, tokens, None if indices is None else len(indices), assumed)
+    num_samples = None if indices is None else len(indices)
+    return Example(model, batch, tokens, num_samples, assumed, model.critic)
 
 
 def _teaching(config: Stage1Config, row: Modality, size: int) -> Teaching:

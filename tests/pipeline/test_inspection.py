@@ -82,6 +82,24 @@ def test_numbers_are_those_of_the_model_that_is_trained():
     assert costs.flops_per_sample == pytest.approx(products, rel=0.2)
 
 
+def test_a_critic_is_trained_as_well():
+    argv = ["tokenizer.crop_px=24"]
+    plain, with_critic = (
+        load_config("configs/stage1/compare.yaml", [*argv, f"tokenizer.decoder={decoder}"])
+        for decoder in ("vit", "gan")
+    )
+    assert isinstance(plain, Stage1Config)
+    assert isinstance(with_critic, Stage1Config)
+    alone = measure(build_example(plain, 4), plain.engine, 1, 4)
+    example = build_example(with_critic, 4)
+    both = measure(example, with_critic.engine, 1, 4)
+    assert example.critic is not None
+    size = sum(p.numel() for p in example.critic.parameters())
+    assert both.parameters == {**alone.parameters, "critic": size}
+    assert both.checkpoint_bytes - alone.checkpoint_bytes == 12 * size
+    assert both.flops_per_sample > 1.05 * alone.flops_per_sample
+
+
 def test_checkpointing_trades_activations_for_nothing_in_flops():
     config = load_config("configs/stage2/base.yaml")
     assert isinstance(config, Stage2Config)
