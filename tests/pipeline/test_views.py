@@ -22,7 +22,7 @@ def test_symmetries_are_those_of_the_square_and_the_first_is_none():
     np.testing.assert_array_equal(found[3], np.rot90(x, 2, axes=(1, 2)))
 
 
-@pytest.mark.parametrize(("per_side", "symmetries"), itertools.product((1, 2, 3), (1, 2, 4, 8)))
+@pytest.mark.parametrize(("per_side", "symmetries"), [*itertools.product((1, 2, 3), (1, 2, 4, 8))])
 def test_each_window_comes_in_each_symmetry(per_side, symmetries):
     x = np.random.default_rng(0).integers(0, 9999, (12, 24, 24))
     views = Views(per_side, symmetries)
