@@ -128,8 +128,9 @@ class TerraMeshSourceConfig(Frozen):
 
     Of `splits`, those that exist are used; `subsets` such as [majortom] choose among shards, empty
     takes all. `harmonise_s2` gives optical values back the offset of 1,000 that the data set took
-    from products acquired from 2022-01-25 on. From a URL, whole tars are fetched into the folder
-    `cache`, which all ranks should share; it keeps the last used `cache_gb`.
+    from products acquired from 2022-01-25 on. CloudMask is read only where `modalities` name it. From
+    a URL, whole tars are fetched into the folder `cache`, which all ranks should share; it keeps the
+    last used `cache_gb`.
     """
 
     type: Literal["terramesh"] = "terramesh"
@@ -158,7 +159,7 @@ class Ssl4eoSourceConfig(Frozen):
     """SSL4EO-S12 v1.1: `path/{train,val}/<MODALITY>/*.zarr.zip`, 64 places of four seasons a file.
 
     Every place and season is a sample; `seasons` chooses among them. Of `splits`, those that exist
-    are used.
+    are used. CloudMask is read only where `modalities` name it.
     """
 
     type: Literal["ssl4eo"] = "ssl4eo"

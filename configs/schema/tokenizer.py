@@ -66,6 +66,9 @@ class PixelLossConfig(Frozen):
     `class_weights` by class name. The other terms count by their weights: `spectral_angle` between the
     bands of a pixel, `gradient` of differences between neighbours (terrain), `perceptual` between
     features of `perceptual_network`, the folder of a trained tokenizer of the same modality.
+
+    Pixels that the sample's CloudMask says are one of `clear_of` are not valid, for any decoder, its
+    critic and the scores; the encoder sees them as they are.
     """
 
     pixel: Literal["l1", "l2", "huber"] = "l1"
@@ -74,6 +77,7 @@ class PixelLossConfig(Frozen):
     perceptual: float = Field(default=0.0, ge=0)
     perceptual_network: Path | None = None
     class_weights: dict[str, float] = {}
+    clear_of: tuple[Literal["thin cloud", "thick cloud", "cloud shadow", "snow"], ...] = ()
 
     @model_validator(mode="after")
     def _has_a_network(self) -> "PixelLossConfig":

@@ -16,7 +16,6 @@ from pipeline.data.loader import Batch
 from pipeline.data.selection import readable, select
 from pipeline.data.transforms import (
     Normaliser,
-    cut,
     flip_and_turn,
     prepare,
     statistics_for,
@@ -28,6 +27,7 @@ from pipeline.engine.objective import Critic, Remarks
 from pipeline.layers.scores import code_usage
 from pipeline.stage1.artifact import ImageTokenizer
 from pipeline.stage1.baseline import Baseline
+from pipeline.stage1.clouds import CLOUD_MASK, ClearOf, Tile
 from pipeline.stage1.encoder import Encoder
 from pipeline.stage1.tokenizer import Teaching, Tokenizer
 from shards import SampleSet
@@ -39,7 +39,12 @@ Window = tuple[np.ndarray, np.ndarray, int]
 
 
 class TokenizerObjective:
-    """Train one image or class tokenizer on the samples that have the modality."""
+    """Train one image or class tokenizer on the samples that have the modality.
+
+    With `tokenizer.loss.clear_of`, pixels that the sample's cloud mask names are not valid: errors there
+    count for no loss, no critic and no score. The encoder sees them in `x` as they are, because tokens
+    are made of images with clouds, and statistics include them. A sample without the mask counts whole.
+    """
 
     def __init__(self, config: Stage1Config, dataset: SampleSet):
         self.config, self.dataset = config, dataset
@@ -54,6 +59,8 @@ class TokenizerObjective:
                 f"no sample of {dataset.path} in split {config.data.split!r} has {name} and passes "
                 "data.filter"
             )
+        hidden = config.tokenizer.loss.clear_of
+        self.clear_of = ClearOf(dataset, self.row, hidden, self.indices) if hidden else None
         self.eval_indices = select(dataset, config.data, config.data.eval_split, [name])
         self.normaliser = None
         if self.row.kind == "image":
@@ -76,8 +83,8 @@ class TokenizerObjective:
 
     def sample(self, index: int, rng: np.random.Generator, cursor: int) -> Window:
         """One window, at random, in a random symmetry of the square; as large as the step's others."""
-        x = self._window(self._read(index), rng.random(), rng.random(), self._step_size(cursor))
-        pixels, valid = self._prepare(x)
+        tile = self._window(self._read(index), rng.random(), rng.random(), self._step_size(cursor))
+        pixels, valid = self._prepare(tile)
         if self.config.tokenizer.augment:
             pixels, valid = flip_and_turn((pixels, valid), rng)
         return pixels, valid, int(rng.integers(2**62))
@@ -139,7 +146,7 @@ class TokenizerObjective:
         tokenizer.save(folder / "artifact")
         chosen = self.eval_indices if len(self.eval_indices) else self.indices
         truth, restored = [], []
-        for x in itertools.islice(readable(chosen, self._centre), NUM_PICTURES):
+        for x, _ in itertools.islice(readable(chosen, self._centre), NUM_PICTURES):
             codes = torch.from_numpy(tokenizer.tokenize(x[None]))
             truth.append(x)
             restored.append(tokenizer.decode(codes)[0])
@@ -149,18 +156,22 @@ class TokenizerObjective:
             pictures["baseline"] = plain.restore(pictures["truth"])
         np.savez_compressed(folder / "reconstructions.npz", allow_pickle=False, **pictures)
         judged = readable(spread(self.eval_indices, self.config.engine.eval_samples), self._centre)
-        record = plain.record((self._prepare(x) for x in judged), self.judge)
+        record = plain.record((self._prepare(tile) for tile in judged), self.judge)
         write_atomic(folder / "baseline.json", json.dumps(record))
         parts = {"tokenizer": self.model, "critic": self.model.critic}
         counts = {k: sum(p.numel() for p in m.parameters()) for k, m in parts.items() if m}
         write_atomic(folder / "parameters.json", json.dumps(counts))
 
-    def _read(self, index: int) -> np.ndarray:
-        x = self.dataset.read(index, [self.config.modality])[self.config.modality]
+    def _read(self, index: int) -> Tile:
+        names = {self.config.modality: None}
+        if self.clear_of:
+            names[CLOUD_MASK] = None
+        parts = self.dataset.read(index, names)
+        x = parts[self.config.modality]
         assert isinstance(x, np.ndarray)
-        return x
+        return Tile(x, self.clear_of(parts, *x.shape[1:]) if self.clear_of else None)
 
-    def _centre(self, index: int) -> np.ndarray:
+    def _centre(self, index: int) -> Tile:
         return self._window(self._read(index), 0.5, 0.5, self.size)
 
     def _step_size(self, cursor: int) -> int:
@@ -171,17 +182,17 @@ class TokenizerObjective:
         rng = np.random.Generator(np.random.Philox(key=[self.config.engine.seed ^ _SIDES, cursor]))
         return int(rng.choice(sizes))
 
-    def _window(self, x: np.ndarray, down: float, right: float, size: int) -> np.ndarray:
+    def _window(self, tile: Tile, down: float, right: float, size: int) -> Tile:
         """The window of `size` pixels whose corner lies at these shares of the room around it."""
         window_m = size * self.gsd_m
-        sides = zip(x.shape[1:], (down, right), strict=True)
+        sides = zip(tile.x.shape[1:], (down, right), strict=True)
         try:
             top, left = (window_start(n * self.gsd_m, window_m, share) for n, share in sides)
         except ValueError as error:
             raise ConfigError(
                 f"{self.dataset.path}, {self.row.name}: {error}; set tokenizer.crop_px, crops_px"
             ) from error
-        return cut(x, self.row, top, left, window_m)
+        return tile.cut(self.row, top, left, window_m)
 
     def _perceptual(self, size: int) -> Encoder | None:
         """The encoder whose features reconstructions are compared in, where the loss asks for one."""
@@ -198,12 +209,13 @@ class TokenizerObjective:
             )
         return network.encoder
 
-    def _prepare(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return prepare(x, self.row, self.normaliser)
+    def _prepare(self, tile: Tile) -> tuple[np.ndarray, np.ndarray]:
+        pixels, valid = prepare(tile.x, self.row, self.normaliser)
+        return pixels, valid if tile.clear is None else valid & tile.clear[0]
 
     def _smallest_side(self) -> int:
         """Side of the first sample's tile: data sets are cut to one size unless crop_px says less."""
-        sides = readable(self.indices, lambda i: min(self._read(i).shape[1:]))
+        sides = readable(self.indices, lambda i: min(self._read(i).x.shape[1:]))
         found = next(sides, None)
         if found is None:
             raise ConfigError(f"no sample of {self.dataset.path} can be read; verify the data set")

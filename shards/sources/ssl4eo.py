@@ -9,6 +9,7 @@
   chunk may hold one season of many places.
 - Listing reads the names and centres of each store and no pixels; the `splits/` folder is not needed.
 - Values are those of the stores; S1GRD keeps its NaN.
+- `modalities` that name CloudMask get the cloud mask of the first optical store that has the sample.
 """
 
 import functools
@@ -25,14 +26,14 @@ from shards.errors import SampleError, SourceError
 from shards.files import to_json
 from shards.sample import Sample
 from shards.sources.base import SampleRef, make_listing, registry_rows
-from shards.sources.maps import DERIVED
 from shards.sources.recent import Recent
 from shards.sources.zarrmaps import (
     OPTICAL,
+    Clouds,
     ZarrMap,
     as_times,
     check_wish,
-    cloud_share,
+    come_along,
     make_sample,
     read_map,
 )
@@ -97,8 +98,7 @@ class Ssl4eoSource:
     @property
     def rows(self) -> dict[str, Modality]:
         """Maps that have stores, and what comes with them; or those configured of them."""
-        derived = set(DERIVED) & set(self._config.modalities or DERIVED)
-        return registry_rows(in_registry_order({*self._maps, *derived}))
+        return registry_rows(in_registry_order({*self._maps, *come_along(self._config.modalities)}))
 
     def fingerprint(self) -> str:
         """Digest of the names and sizes of all stores and of the options."""
@@ -139,7 +139,7 @@ class Ssl4eoSource:
         season = int(text)
         maps: dict[str, ZarrMap] = {}
         faults: dict[str, str] = {}
-        cloud: float | None = None
+        clouds = Clouds()
         for name in self._maps:
             if name not in self._store_sizes[self._blocks[ref.block]]:
                 continue
@@ -150,15 +150,15 @@ class Ssl4eoSource:
                     continue
                 variables = _variables(store.zarr, i, season)
                 found = read_map(variables, modality(name), store.zarr.where)
-                if cloud is None and name in OPTICAL and "cloud_mask" in store.zarr:
-                    cloud = cloud_share(store.zarr.read("cloud_mask", i, season))
+                if clouds.share is None and name in OPTICAL and "cloud_mask" in store.zarr:
+                    clouds.add(store.zarr.read("cloud_mask", i, season), found, store.zarr.where)
             except (SampleError, OSError) as error:
                 faults[name] = str(error)
             else:
                 maps[name] = found
         if not maps and not faults:
             raise SampleError(f"{ref.key}: no store of {'/'.join(self._blocks[ref.block])} has it")
-        return make_sample(ref.key, self.name, maps, faults, self.rows, cloud)
+        return make_sample(ref.key, self.name, maps, faults, self.rows, clouds)
 
     @functools.cached_property
     def _store_sizes(self) -> dict[_Block, dict[str, int]]:

@@ -16,6 +16,7 @@
   adds to Sentinel-2 values. Older acquisitions that were processed again still have it, so the values
   of the two differ by 1,000. `harmonise_s2` gives it back; a missing measurement, which has become
   -1,000, is 0 again. NDVI stays as it is.
+- `modalities` that name CloudMask get the cloud mask of the first optical store of the sample.
 - From a URL, whole tars are fetched (see `remote`); which there are, only the parquet tells.
 """
 
@@ -36,17 +37,17 @@ from shards.sample import Sample
 from shards.sources import terramesh_metadata
 from shards.sources.base import SampleRef, make_listing, registry_rows
 from shards.sources.local import LocalFolder
-from shards.sources.maps import DERIVED
 from shards.sources.recent import Recent
 from shards.sources.remote import RemoteFolder
 from shards.sources.tarindex import TarIndex
 from shards.sources.terramesh_metadata import SUFFIX
 from shards.sources.zarrmaps import (
     OPTICAL,
+    Clouds,
     ZarrMap,
     as_times,
     check_wish,
-    cloud_share,
+    come_along,
     make_sample,
     read_map,
 )
@@ -98,8 +99,7 @@ class TerraMeshSource:
     @property
     def rows(self) -> dict[str, Modality]:
         """Maps that have tars, and what comes with them; or those configured of them."""
-        derived = set(DERIVED) & set(self._config.modalities or DERIVED)
-        return registry_rows(in_registry_order({*self._maps, *derived}))
+        return registry_rows(in_registry_order({*self._maps, *come_along(self._config.modalities)}))
 
     def fingerprint(self) -> str:
         """Digest of names and sizes of all tars (at a URL: the URL), the parquets and the options."""
@@ -148,7 +148,7 @@ class TerraMeshSource:
         """Every map of the sample; unreadable ones are faults. Raises SampleError without any."""
         maps: dict[str, ZarrMap] = {}
         faults: dict[str, str] = {}
-        cloud: float | None = None
+        clouds = Clouds()
         for name in self._maps:
             try:
                 tar = self._tar(ref.block, name)
@@ -157,8 +157,8 @@ class TerraMeshSource:
                     continue
                 store = ZarrZip(data, f"{tar.where}: {ref.key}")
                 found = read_map(_variables(store), modality(name), store.where)
-                if cloud is None and name in OPTICAL and "cloud_mask" in store:
-                    cloud = cloud_share(store.read("cloud_mask"))
+                if clouds.share is None and name in OPTICAL and "cloud_mask" in store:
+                    clouds.add(store.read("cloud_mask"), found, store.where)
             except (SampleError, OSError) as error:
                 faults[name] = str(error)
             else:
@@ -168,7 +168,7 @@ class TerraMeshSource:
                 f"{ref.key}: no tar of {'/'.join(self._blocks[ref.block])} has it, although the "
                 "parquet lists it; download the tars again, or remove the parquet to list the tars"
             )
-        return make_sample(ref.key, self.name, maps, faults, self.rows, cloud)
+        return make_sample(ref.key, self.name, maps, faults, self.rows, clouds)
 
     @functools.cached_property
     def _tar_sizes(self) -> dict[_Block, dict[str, int]]:

@@ -5,17 +5,20 @@ x (W,)  y (H,)  crs            pixel centres in the units of an EPSG code
 center_lon  center_lat         degrees
 time                           of acquisition; datetime64 or integers, see `as_times`
 file_id                        the product the map was cut from
-cloud_mask (H, W)              0 land 1 water 2 snow 3 thin cloud 4 thick cloud 5 shadow 6 no data
+cloud_mask (H, W)              0 land 1 water 2 snow 3 thin cloud 4 thick cloud 5 shadow 6 no data;
+                               of optical stores, and `CloudMask` for those who name it
 """
 
 import dataclasses
 import math
 import re
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from configs.registry import modality
 from configs.schema.modality import Modality
 from shards.errors import SampleError, SourceError
 from shards.sample import Part, Sample
@@ -24,6 +27,7 @@ from shards.sources.grid import Grid
 from shards.sources.maps import DERIVED, Map, sample_of
 
 OPTICAL = ("S2L1C", "S2L2A", "S2RGB")
+CLOUD_MASK = "CloudMask"
 
 _CLOUD_CLASSES = (3, 4)
 _CLOUD_NODATA = 6
@@ -46,11 +50,26 @@ class ZarrMap(NamedTuple):
 
 def check_wish(wanted: Collection[str], maps: Collection[str], title: str) -> None:
     """Raise SourceError for modalities that a collection of `maps` cannot have; none means all."""
-    if wanted and not (set(wanted) & set(maps) and set(wanted) <= {*maps, *DERIVED}):
+    known = {*maps, *DERIVED, CLOUD_MASK}
+    if wanted and not (set(wanted) & set(maps) and set(wanted) <= known):
         raise SourceError(
             f"source.modalities={list(wanted)}: {title} has {', '.join(maps)}, and "
-            f"{' and '.join(DERIVED)} come with them"
+            f"{' and '.join(DERIVED)} come with them, {CLOUD_MASK} with optical ones"
         )
+    if CLOUD_MASK in wanted and not set(wanted) & set(OPTICAL):
+        raise SourceError(
+            f"source.modalities={list(wanted)}: {CLOUD_MASK} comes with optical maps; name one of "
+            f"{', '.join(OPTICAL)} beside it"
+        )
+
+
+def come_along(wanted: Collection[str]) -> set[str]:
+    """What of `wanted` comes with maps and has no stores of its own.
+
+    Without a wish, place and date. The cloud mask has to be named: data sets by default stay what
+    they are.
+    """
+    return set(wanted) & {*DERIVED, CLOUD_MASK} if wanted else set(DERIVED)
 
 
 def read_map(variables: Mapping[str, np.ndarray], row: Modality, where: str) -> ZarrMap:
@@ -102,6 +121,36 @@ def _parse_units(words: str) -> tuple[str, np.datetime64]:
     return _UNITS[match[1].lower()], np.datetime64(match[2], "ns")
 
 
+@dataclass
+class Clouds:
+    """What the masks of a sample's optical stores say, store by store.
+
+    `share` is that of the first mask in which any pixel has a class; `mask` is the first mask as a map,
+    of the day and product of the map beside it. `fault` says why it is no map.
+    """
+
+    share: float | None = None
+    mask: ZarrMap | None = None
+    fault: str | None = None
+
+    def add(self, mask: np.ndarray, beside: ZarrMap, where: str) -> None:
+        """Take the mask (H, W) or (1, H, W) that lies in the store of the map `beside`."""
+        self.share = cloud_share(mask)
+        if self.mask or self.fault:
+            return
+        pixels = mask if mask.ndim == 3 else mask[None]
+        shape = (1, *beside.map.array.shape[1:])
+        if pixels.shape != shape:
+            self.fault = f"{where}: the cloud mask is {pixels.shape}, its map asks for {shape}"
+            return
+        try:
+            array = _to_row(pixels, modality(CLOUD_MASK), where)
+        except SampleError as error:
+            self.fault = str(error)
+        else:
+            self.mask = beside._replace(map=beside.map._replace(array=array))
+
+
 def cloud_share(mask: np.ndarray) -> float | None:
     """The share of thin and thick cloud among the pixels that have a class; None without any."""
     num = np.count_nonzero(mask != _CLOUD_NODATA)
@@ -114,19 +163,22 @@ def make_sample(
     maps: Mapping[str, ZarrMap],
     faults: dict[str, str],
     derived: Collection[str],
-    cloud: float | None,
+    clouds: Clouds,
 ) -> Sample:
-    """The sample these maps make, with what is in `derived` of coordinates and date.
+    """The sample these maps make, with what is in `derived` of coordinates, date and cloud mask.
 
     The date is that of the first optical map that has one. Raises SampleError when the maps do not
     show the same place, and when there is none.
     """
+    if CLOUD_MASK in derived:
+        maps = {**maps, CLOUD_MASK: clouds.mask} if clouds.mask else maps
+        faults = {**faults, CLOUD_MASK: clouds.fault} if clouds.fault else faults
     plain = {name: found.map for name, found in maps.items()}
     sample = sample_of(key, plain, faults, source, {*derived} - {"date"})
     day = next((plain[name].day for name in OPTICAL if name in plain and plain[name].day), None)
     parts: dict[str, Part] = {"date": day} if day and "date" in derived else {}
     products = {name: found.product for name, found in maps.items() if found.product}
-    meta = dataclasses.replace(sample.meta, cloud=cloud, products=products)
+    meta = dataclasses.replace(sample.meta, cloud=clouds.share, products=products)
     return dataclasses.replace(sample, parts=sample.parts | parts, meta=meta)
 
 

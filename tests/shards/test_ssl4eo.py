@@ -19,6 +19,7 @@ from shards.sources.ssl4eo import Ssl4eoSource
 from shards.verify import verify
 from tests.shards.zarr_twins import (
     PLACES,
+    PX,
     make_ssl4eo,
     pixels,
     place_of,
@@ -229,6 +230,44 @@ def test_wishes_that_cannot_be_met_are_told(own: Path) -> None:
     shutil.rmtree(own / "train" / "S1GRD")
     with pytest.raises(SourceError, match="has no stores of S1GRD; it has S2L1C, S2L2A, S2RGB"):
         source_of(own, splits=("train",), modalities=("S1GRD",)).listing()
+
+
+def test_the_cloud_mask_is_a_map_for_those_who_name_it(ssl4eo: Path) -> None:
+    source = source_of(ssl4eo, modalities=("CloudMask", "S2L2A", "S1GRD"))
+    assert tuple(source.rows) == ("S2L2A", "S1GRD", "CloudMask")
+    samples = samples_of(source)
+    for key, sample in samples.items():
+        assert checked(sample, source.rows) == sample
+        assert set(sample.parts) == {"S2L2A", "S1GRD", "CloudMask"}
+        expected_mask = np.zeros((1, PX, PX), np.uint8)
+        expected_mask[:, : 6 * int(key[-1])] = 4
+        mask = np.asarray(sample.parts["CloudMask"])
+        assert mask.dtype == np.uint8
+        np.testing.assert_array_equal(mask, expected_mask)
+        assert sample.meta.products["CloudMask"] == sample.meta.products["S2L2A"]
+        assert sample.meta.times["CloudMask"] == sample.meta.times["S2L2A"]
+    assert source.fingerprint() != source_of(ssl4eo, modalities=("S2L2A", "S1GRD")).fingerprint()
+    with pytest.raises(SourceError, match="CloudMask comes with optical maps; name one of S2L1C"):
+        source_of(ssl4eo, modalities=("S1GRD", "CloudMask"))
+
+
+def test_the_mask_is_that_of_the_first_optical_store_that_has_the_place(own: Path) -> None:
+    arrays = ssl4eo_variables("S2L2A", PLACES[1:2])
+    arrays["cloud_mask"][:, :, :, 0] = 5
+    zarr_zip(own / "train" / "S2L2A" / TRAIN, arrays)
+    (own / "train" / "S2L1C" / TRAIN).unlink()
+    masks = {
+        key: np.asarray(sample.parts["CloudMask"])
+        for key, sample in samples_of(
+            source_of(own, splits=("train",), modalities=("S2L2A", "S2RGB", "CloudMask"))
+        ).items()
+    }
+    for season in range(4):
+        there, lacking = (masks[f"{PLACES[i]}_{season}"] for i in (1, 0))
+        assert (there[0, :, 0] == 5).all()
+        assert not (there[0, :, 1:] == 5).any()
+        np.testing.assert_array_equal(there[0, :, 1:], lacking[0, :, 1:])
+        assert not (lacking == 5).any()
 
 
 @pytest.mark.parametrize("seasons", [[], [4], [1, 1]])

@@ -99,6 +99,83 @@ def test_clouds_are_thin_and_thick_ones_among_classified_pixels(tmp_path: Path) 
     assert CLOUD == 0.25
 
 
+WITH_MASK = {"modalities": ("S2L1C", "S2L2A", "S1RTC", "CloudMask")}
+
+
+def test_a_build_keeps_the_cloud_mask_for_those_who_name_it(
+    terramesh: Path, tmp_path: Path
+) -> None:
+    config = parse_config(
+        {
+            "kind": "shards",
+            "source": {"type": "terramesh", "path": str(terramesh), **WITH_MASK},
+            "out": str(tmp_path / "set"),
+            "splits": "source",
+        }
+    )
+    assert isinstance(config, ShardsConfig)
+    assert build(config, quiet=True) is not None
+    assert verify(tmp_path / "set").ok
+    dataset = open_dataset(tmp_path / "set")
+    assert tuple(dataset.modalities) == ("S2L1C", "S2L2A", "S1RTC", "CloudMask")
+    for i, key in enumerate(dataset.keys):
+        mask = dataset.read(i, ["CloudMask"])["CloudMask"]
+        np.testing.assert_array_equal(mask, variables("S2L1C", int(key[-7:]))["cloud_mask"])
+    # A quarter of the pixels is thin or thick cloud, the rest is land.
+    assert dataset.class_counts["CloudMask"].tolist() == [5 * 432, 0, 0, 5 * 72, 5 * 72, 0, 0]
+
+
+def test_classes_beyond_the_last_are_a_fault_of_the_mask_alone(tmp_path: Path) -> None:
+    arrays = variables("S2L2A", 0)
+    arrays["cloud_mask"][0, 0, 0] = 7
+    options = {"modalities": ("S2L2A", "CloudMask")}
+    sample = checked(
+        one_sample(tmp_path, "S2L2A", arrays, **options), source_of(tmp_path, **options).rows
+    )
+    assert set(sample.parts) == {"S2L2A"}
+    assert sample.faults == {"CloudMask": "class 7 is not one of 0 .. 6"}
+
+
+def test_a_mask_of_another_shape_is_no_map(tmp_path: Path) -> None:
+    arrays = variables("S2L2A", 0)
+    arrays["cloud_mask"] = arrays["cloud_mask"][:, :, 2:]
+    sample = one_sample(tmp_path, "S2L2A", arrays, modalities=("S2L2A", "CloudMask"))
+    assert set(sample.parts) == {"S2L2A"}
+    assert "cloud mask is (1, 24, 22), its map asks for (1, 24, 24)" in sample.faults["CloudMask"]
+    # Who does not ask for it is not told.
+    assert not one_sample(tmp_path, "S2L2A", arrays, modalities=("S2L2A",)).faults
+
+
+def test_values_that_a_byte_cannot_hold_are_a_fault_of_the_mask(tmp_path: Path) -> None:
+    arrays = variables("S2L2A", 0)
+    arrays["cloud_mask"] = arrays["cloud_mask"].astype(np.int16) - 1
+    sample = one_sample(tmp_path, "S2L2A", arrays, modalities=("S2L2A", "CloudMask"))
+    assert set(sample.parts) == {"S2L2A"}
+    assert "do not fit into CloudMask's uint8" in sample.faults["CloudMask"]
+
+
+def test_a_store_without_a_mask_is_a_sample_without_it(tmp_path: Path) -> None:
+    arrays = variables("S2L2A", 0)
+    del arrays["cloud_mask"]
+    sample = one_sample(tmp_path, "S2L2A", arrays, modalities=("S2L2A", "CloudMask"))
+    assert set(sample.parts) == {"S2L2A"}
+    assert not sample.faults
+
+
+def test_an_unreadable_mask_is_damage_of_its_store_and_the_next_one_speaks(
+    own_terramesh: Path,
+) -> None:
+    arrays = variables("S2L1C", 0)
+    data = zarr_zip(own_terramesh / "one.zip", arrays)
+    at = data.index(b"cloud_mask/0.0.0") + 60
+    flipped = data[:at] + bytes([data[at] ^ 255]) + data[at + 1 :]
+    rewrite(own_terramesh / "train" / "S2L1C" / MAJORTOM, {f"{FIRST}.zarr.zip": flipped})
+    sample = samples_of(source_of(own_terramesh, **WITH_MASK))[FIRST]
+    assert "cloud_mask/0.0.0: Bad CRC-32" in sample.faults["S2L1C"]
+    assert set(sample.parts) == {"S2L2A", "S1RTC", "CloudMask"}
+    np.testing.assert_array_equal(sample.parts["CloudMask"], variables("S2L2A", 0)["cloud_mask"])
+
+
 def test_a_sample_that_one_tar_lacks_goes_without_that_modality(own_terramesh: Path) -> None:
     rewrite(own_terramesh / "train" / "S2L2A" / MAJORTOM, {f"{key_of('train', 1)}.zarr.zip": None})
     rewrite(own_terramesh / "train" / "DEM" / MAJORTOM, {f"{FIRST}.zarr.zip": None})
