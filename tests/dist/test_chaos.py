@@ -59,7 +59,7 @@ def disturb(ranks: Ranks, out: Path, dice: random.Random) -> str:
     return how
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1800)
 def test_twenty_kills_change_nothing_and_no_sample_is_lost_or_repeated(
     tiny_stage2, undisturbed, tmp_path
 ):
@@ -77,7 +77,7 @@ def test_twenty_kills_change_nothing_and_no_sample_is_lost_or_repeated(
     assert consumed(out) == list(range(NUM_STEPS * GLOBAL_BATCH))
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1800)
 def test_killed_and_gone_on_with_by_other_numbers_of_ranks_and_stages(
     tiny_stage2, undisturbed, tmp_path
 ):
