@@ -13,6 +13,9 @@ from configs.schema.modality import Modality
 
 _ROOT = Path(__file__).parent
 
+CLOUD_MASK = "CloudMask"
+"""The modality that says which pixels of the optical ones are clouds."""
+
 
 class BandStatistics(NamedTuple):
     """Mean and standard deviation per band, in the modality's unit."""

@@ -6,12 +6,11 @@ from typing import NamedTuple
 import numpy as np
 
 from configs import ConfigError
+from configs.registry import CLOUD_MASK
 from configs.schema import Modality
 from pipeline.data.transforms import cut
 from shards import SampleSet
 from shards.sample import Part
-
-CLOUD_MASK = "CloudMask"
 
 
 class Tile(NamedTuple):

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from configs import ConfigError
+from configs.registry import CLOUD_MASK
 from configs.schema import Stage1Config
 from pipeline.data.loader import Batch
 from pipeline.data.selection import readable, select
@@ -27,7 +28,7 @@ from pipeline.engine.objective import Critic, Remarks
 from pipeline.layers.scores import code_usage
 from pipeline.stage1.artifact import ImageTokenizer
 from pipeline.stage1.baseline import Baseline
-from pipeline.stage1.clouds import CLOUD_MASK, ClearOf, Tile
+from pipeline.stage1.clouds import ClearOf, Tile
 from pipeline.stage1.encoder import Encoder
 from pipeline.stage1.tokenizer import Teaching, Tokenizer
 from shards import SampleSet
@@ -163,9 +164,7 @@ class TokenizerObjective:
         write_atomic(folder / "parameters.json", json.dumps(counts))
 
     def _read(self, index: int) -> Tile:
-        names = {self.config.modality: None}
-        if self.clear_of:
-            names[CLOUD_MASK] = None
+        names = {self.config.modality, *((CLOUD_MASK,) if self.clear_of else ())}
         parts = self.dataset.read(index, names)
         x = parts[self.config.modality]
         assert isinstance(x, np.ndarray)

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from configs.registry import modality
+from configs.registry import CLOUD_MASK, modality
 from configs.schema.modality import Modality
 from shards.errors import SampleError, SourceError
 from shards.sample import Part, Sample
@@ -27,7 +27,6 @@ from shards.sources.grid import Grid
 from shards.sources.maps import DERIVED, Map, sample_of
 
 OPTICAL = ("S2L1C", "S2L2A", "S2RGB")
-CLOUD_MASK = "CloudMask"
 
 _CLOUD_CLASSES = (3, 4)
 _CLOUD_NODATA = 6
@@ -125,30 +124,33 @@ def _parse_units(words: str) -> tuple[str, np.datetime64]:
 class Clouds:
     """What the masks of a sample's optical stores say, store by store.
 
-    `share` is that of the first mask in which any pixel has a class; `mask` is the first mask as a map,
-    of the day and product of the map beside it. `fault` says why it is no map.
+    `share` is that of the first mask in which any pixel has a class.
     """
 
     share: float | None = None
-    mask: ZarrMap | None = None
-    fault: str | None = None
+    _first: tuple[np.ndarray, ZarrMap, str] | None = None
 
     def add(self, mask: np.ndarray, beside: ZarrMap, where: str) -> None:
         """Take the mask (H, W) or (1, H, W) that lies in the store of the map `beside`."""
         self.share = cloud_share(mask)
-        if self.mask or self.fault:
-            return
+        self._first = self._first or (mask, beside, where)
+
+    def as_map(self) -> ZarrMap | None:
+        """The first mask as a map, of the day and product of the map beside it; None without any.
+
+        Raises SampleError when it is no map of the registry.
+        """
+        if self._first is None:
+            return None
+        mask, beside, where = self._first
         pixels = mask if mask.ndim == 3 else mask[None]
         shape = (1, *beside.map.array.shape[1:])
         if pixels.shape != shape:
-            self.fault = f"{where}: the cloud mask is {pixels.shape}, its map asks for {shape}"
-            return
-        try:
-            array = _to_row(pixels, modality(CLOUD_MASK), where)
-        except SampleError as error:
-            self.fault = str(error)
-        else:
-            self.mask = beside._replace(map=beside.map._replace(array=array))
+            raise SampleError(
+                f"{where}: the cloud mask is {pixels.shape}, its map asks for {shape}"
+            )
+        array = _to_row(pixels, modality(CLOUD_MASK), where)
+        return beside._replace(map=beside.map._replace(array=array))
 
 
 def cloud_share(mask: np.ndarray) -> float | None:
@@ -171,8 +173,11 @@ def make_sample(
     show the same place, and when there is none.
     """
     if CLOUD_MASK in derived:
-        maps = {**maps, CLOUD_MASK: clouds.mask} if clouds.mask else maps
-        faults = {**faults, CLOUD_MASK: clouds.fault} if clouds.fault else faults
+        try:
+            mask = clouds.as_map()
+            maps = {**maps, CLOUD_MASK: mask} if mask else maps
+        except SampleError as error:
+            faults = {**faults, CLOUD_MASK: str(error)}
     plain = {name: found.map for name, found in maps.items()}
     sample = sample_of(key, plain, faults, source, {*derived} - {"date"})
     day = next((plain[name].day for name in OPTICAL if name in plain and plain[name].day), None)

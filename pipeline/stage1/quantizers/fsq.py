@@ -91,14 +91,14 @@ class FSQ(Float32Buffers):
 
         Multilinear between the 2^L lattice points around a latent.
         """
-        highest = self._levels - 1 - self._lowest()
-        down = bounded.detach().floor().long()
-        down = torch.minimum(torch.maximum(down, -self._lowest()), highest - 1)
+        lowest = self._lowest()
+        down = bounded.detach().floor().long().clamp(-lowest, self._levels - 2 - lowest)
         part = (bounded - down)[..., None, :]
         weights = torch.where(self._corners == 1, part, 1 - part).prod(-1)
-        digits = (down + self._lowest())[..., None, :] + self._corners
+        code_below = ((down + lowest) * self._basis).sum(-1, keepdim=True)
+        codes = code_below + (self._corners * self._basis).sum(-1)
         used = torch.log(self.share * self.num_codes + _RARE)
-        return (weights * used[(digits * self._basis).sum(-1)]).sum(-1)
+        return (weights * used[codes]).sum(-1)
 
     def _lowest(self) -> Tensor:
         """Steps from the lowest level up to zero."""
