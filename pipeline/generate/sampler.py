@@ -152,7 +152,7 @@ def _propose(
     num_targets = max(map(len, asked))
     device = next(model.parameters()).device
     batch = to_device(collate(masked, model.layout, num_inputs, num_targets), device)
-    features = model.decode(batch, *model.encode(batch))
+    features = model.decode(batch, model.encode(batch))
     slots = batch[f"goal_slot/{model.layout.streams[target].name}"]
     rows = model.logits(features.reshape(-1, features.shape[-1])[slots], target)
     return list(rows.float().cpu().split([len(a) for a in asked]))

@@ -61,9 +61,12 @@ def measure(example: Example, config: EngineConfig, world: int, micro_batch: int
     if config.precision == "bf16":
         model = model.to(torch.bfloat16)
         critic = critic and critic.to(torch.bfloat16)
-    counter = FlopCounter()
-    with counter:
-        activations = _saved_bytes(model, example)
+    # Without gradients: a head that makes its own while going forward would count them twice.
+    with torch.no_grad(), FlopCounter() as counter:
+        output: StepOutput = model(example.batch)
+        if critic is not None:
+            critic(dict(output.judged))
+    activations = _saved_bytes(model, example)
     if config.activation_checkpointing:
         num_blocks = use_checkpointing(model)
         kept = _saved_bytes(model, example)

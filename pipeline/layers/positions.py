@@ -7,9 +7,12 @@ patches of different size; their centres get codes of the same function of groun
 import torch
 from torch import Tensor
 
+from pipeline.layers.attention import Rotation
+
 # The finest wavelength resolves neighbouring patches of 80 m; the coarsest spans several tiles.
 METRES_PER_UNIT = 40.0
 MAX_PERIOD = 10_000.0
+ROTARY_BASE = 100.0
 
 
 def sincos(values: Tensor, width: int) -> Tensor:
@@ -56,3 +59,16 @@ def distance_bias(queries: Tensor, keys: Tensor, slopes: Tensor) -> Tensor:
     """
     apart = (queries[:, :, None] - keys[:, None]).abs().sum(-1).nan_to_num(0.0)
     return -slopes[:, None, None] * apart[:, None]
+
+
+def rotation(centres: Tensor, head_width: int) -> Rotation:
+    """Rotary positions in the plane: [B, N, 2] -> cosines and sines of [B, 1, N, head_width / 2].
+
+    Half of the angles turn with the distance down, half with the distance right (Heo et al. 2024,
+    "axial"); wavelengths go from 2 pi to 200 pi position units. Tokens without a place, NaN, do not turn.
+    """
+    count = head_width // 4
+    rates = ROTARY_BASE ** (-torch.arange(count, device=centres.device) / count)
+    angles = centres.nan_to_num(0.0)[..., None] * rates
+    angles = angles.flatten(-2)[:, None]
+    return Rotation(angles.cos(), angles.sin())

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipeline.layers.blocks import EncoderBlock, Mlp
+from pipeline.layers.blocks import BlockStyle, EncoderBlock, Mlp
 from pipeline.layers.patches import patchify
 from pipeline.stage1.grids import GridPositions
 
@@ -89,7 +89,7 @@ class Encoder(nn.Module):
         self.embed_input = embed
         self.positions = positions
         self.blocks = nn.ModuleList(
-            EncoderBlock(width, num_heads, mlp_ratio, eps) for _ in range(depth)
+            EncoderBlock(width, num_heads, mlp_ratio, BlockStyle(eps=eps)) for _ in range(depth)
         )
         self.norm = nn.LayerNorm(width, eps)
         self.post_mlp = PublicEnd(width, mlp_ratio) if public else Mlp(width, width)

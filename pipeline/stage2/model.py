@@ -5,11 +5,13 @@ Shapes: B batch, N input tokens, K target tokens, D width, V codes of one stream
 - pixel patches enter through one linear layer per pixel stream; only chosen patches are embedded;
 - positions are fixed sine-cosine codes on the ground; each stream adds a learned vector;
 - the decoder attends within a stream (causally in sequences) and to all encoded tokens;
-- the loss of a sample is the mean over its target streams of their mean cross-entropy.
+- the loss of a sample is a weighted mean of its target tokens' cross-entropy.
 
 Every stream runs in every step, on no tokens where it is absent, in the same order on all ranks: under
 ZeRO anything else trains on wrong gradients without a word.
 """
+
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -18,10 +20,23 @@ from torch import Tensor, nn
 from configs.schema import MaskedConfig
 from pipeline.data.loader import Batch
 from pipeline.engine.objective import TOKENS, StepOutput, Sums
-from pipeline.layers.attention import padding_mask
-from pipeline.layers.blocks import DecoderBlock, EncoderBlock, init_transformer
-from pipeline.layers.positions import distance_bias, head_slopes
+from pipeline.layers.attention import Rotation
+from pipeline.layers.blocks import BlockStyle, DecoderBlock, EncoderBlock, init_transformer
+from pipeline.layers.head import head_loss
+from pipeline.layers.positions import distance_bias, head_slopes, rotation
 from pipeline.stage2.layout import Layout
+
+
+class Context(NamedTuple):
+    """Encoded input tokens [B, R + N, D] behind R registers, and what may attend to them how.
+
+    `real` [B, 1, 1, R + N] is None where no token is padding; `centres` [B, R + N, 2] are their places
+    on the ground, NaN for what has none.
+    """
+
+    tokens: Tensor
+    real: Tensor | None
+    centres: Tensor
 
 
 class MaskedTransformer(nn.Module):
@@ -36,6 +51,7 @@ class MaskedTransformer(nn.Module):
         super().__init__()
         self.layout, self.config = layout, config
         width, heads, ratio = config.width, config.heads, config.mlp_ratio
+        style = BlockStyle(config.norm, config.mlp, config.bias, config.qk_norm, config.norm_eps)
         self.register_buffer("positions", layout.positions(width), persistent=False)
         causal = torch.tensor([s.kind == "sequence" for s in layout.streams])
         self.register_buffer("causal", causal, persistent=False)
@@ -44,6 +60,10 @@ class MaskedTransformer(nn.Module):
         self.code_embed = nn.Embedding(layout.vocab_size, width)
         self.stream_embed = nn.Embedding(len(layout.streams), width)
         self.mask_embed = nn.Parameter(torch.zeros(width))
+        # No parameters of no elements: ZeRO cannot share them out.
+        self.registers = (
+            nn.Parameter(torch.zeros(config.num_registers, width)) if config.num_registers else None
+        )
         self.patch_proj = nn.ModuleDict(
             {
                 s.modality: nn.Linear(s.patch_values, width)
@@ -51,14 +71,18 @@ class MaskedTransformer(nn.Module):
             }
         )
         self.encoder = nn.ModuleList(
-            EncoderBlock(width, heads, ratio) for _ in range(config.encoder_depth)
+            EncoderBlock(width, heads, ratio, style) for _ in range(config.encoder_depth)
         )
-        self.encoder_norm = nn.LayerNorm(width)
+        self.encoder_norm = style.make_norm(width)
         self.context_proj = nn.Linear(width, width)
         self.decoder = nn.ModuleList(
-            DecoderBlock(width, heads, ratio) for _ in range(config.decoder_depth)
+            DecoderBlock(width, heads, ratio, style) for _ in range(config.decoder_depth)
         )
-        self.decoder_norm = nn.LayerNorm(width)
+        self.decoder_norm = style.make_norm(width)
+        # Of each stream, the log of the variance that its loss is weighed by.
+        self.log_variance = (
+            nn.Parameter(torch.zeros(len(layout.streams))) if config.uncertainty else None
+        )
         self.apply(init_transformer)
         self._init_embeddings()
 
@@ -69,14 +93,27 @@ class MaskedTransformer(nn.Module):
         nn.init.normal_(self.code_embed.weight, std=self.code_embed.embedding_dim**-0.5)
         nn.init.normal_(self.stream_embed.weight, std=0.5)
         nn.init.normal_(self.mask_embed, std=0.5)
+        if self.registers is not None:
+            nn.init.normal_(self.registers)
         for proj in self.patch_proj.values():
             assert isinstance(proj, nn.Linear)
             nn.init.normal_(proj.weight, std=proj.in_features**-0.5)
 
-    def encode(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Input tokens -> (context [B, N, D], attention mask [B, 1, 1, N])."""
-        b, n = batch["in_where"].shape
+    def encode(self, batch: Batch) -> Context:
+        """Input tokens -> encoded tokens, registers first."""
         places = self._places(batch["in_where"], batch["in_stream"])
+        h, places = self._with_registers(self.embed(batch) + places, places)
+        real = self._real(batch)
+        centres = self._centres(batch["in_where"], self.config.num_registers)
+        bias = self._bias(centres, centres, real, h.dtype)
+        turned = self._rotation(centres)
+        for block in self.encoder:
+            h = block(h, bias, turned)
+        return Context(self.context_proj(self.encoder_norm(h)) + places, real, centres)
+
+    def embed(self, batch: Batch) -> Tensor:
+        """What the input tokens are, without where: [B, N, D]."""
+        b, n = batch["in_where"].shape
         x = self._embed(batch["in_code"]).reshape(b * n, -1)
         for i in self.layout.pixels:
             stream = self.layout.streams[i]
@@ -84,14 +121,9 @@ class MaskedTransformer(nn.Module):
             embedded = self.patch_proj[stream.modality](patches)
             # Replaces the code embedding of row 0 that stands in the slots of pixel patches.
             x = x.index_copy(0, batch[f"slot/{stream.name}"], embedded)
-        h = x.view(b, n, -1) + places
-        mask = padding_mask((batch["in_stream"] >= 0).sum(1), n)
-        bias = self._bias(batch["in_where"], batch["in_where"], mask, h.dtype)
-        for block in self.encoder:
-            h = block(h, bias)
-        return self.context_proj(self.encoder_norm(h)) + places, mask
+        return x.view(b, n, -1)
 
-    def decode(self, batch: Batch, context: Tensor, mask: Tensor) -> Tensor:
+    def decode(self, batch: Batch, context: Context) -> Tensor:
         """Target slots and the encoded context -> features [B, K, D]."""
         stream = batch["out_stream"]
         code = batch["out_code"]
@@ -103,23 +135,22 @@ class MaskedTransformer(nn.Module):
         k = stream.shape[1]
         earlier = torch.ones(k, k, dtype=torch.bool, device=x.device).tril()
         free = ~self.causal[stream.clamp(min=0)]
-        self_mask = (within & (free[:, :, None] | earlier))[:, None]
-        self_bias = self._bias(batch["out_where"], batch["out_where"], self_mask, x.dtype)
-        context_bias = self._bias(batch["out_where"], batch["in_where"], mask, x.dtype)
+        allowed = (within & (free[:, :, None] | earlier))[:, None]
+        centres = self._centres(batch["out_where"])
+        self_bias = self._bias(centres, centres, allowed, x.dtype)
+        context_bias = self._bias(centres, context.centres, context.real, x.dtype)
+        turned, context_turned = self._rotation(centres), self._rotation(context.centres)
         for block in self.decoder:
-            x = block(x, context, self_bias, context_bias)
+            x = block(x, context.tokens, self_bias, context_bias, turned, context_turned)
         return self.decoder_norm(x)
 
     def logits(self, features: Tensor, stream_index: int) -> Tensor:
         """Features [T, D] -> logits [T, V] over the codes of one stream."""
-        s = self.layout.streams[stream_index]
-        rows = self.code_embed.weight[s.vocab_offset : s.vocab_offset + s.vocab_size]
-        return F.linear(features, rows)
+        return F.linear(features, self._head(stream_index).to(features.dtype))
 
     def forward(self, batch: Batch, evaluate: bool = False) -> StepOutput:
         """Losses and their sums per stream; evaluating, also how many codes were right."""
-        context, mask = self.encode(batch)
-        features = self.decode(batch, context, mask)
+        features = self.decode(batch, self.encode(batch))
         b, k, d = features.shape
         flat = features.reshape(b * k, d)
         per_sample = torch.zeros(b, device=flat.device)
@@ -127,26 +158,59 @@ class MaskedTransformer(nn.Module):
         for i in self.layout.targets:
             name = self.layout.streams[i].name
             goal, slot = batch[f"goal/{name}"], batch[f"goal_slot/{name}"]
-            logits = self.logits(flat[slot], i).float()
-            loss = F.cross_entropy(logits, goal, reduction="none")
-            weighted = loss * batch[f"goal_weight/{name}"]
-            per_sample = per_sample.index_add(0, slot // k, weighted)
-            sums[f"ce/{name}"] = loss.sum().detach()
-            sums[f"tokens/{name}"] = loss.new_tensor(len(goal))
+            weight = batch[f"goal_weight/{name}"]
+            found = head_loss(
+                flat[slot], self._head(i), goal, weight, self.config.z_loss, count_right=evaluate
+            )
+            loss = found.loss
+            if self.log_variance is not None:
+                log_variance = self.log_variance[i]
+                loss = loss * torch.exp(-log_variance) + weight * log_variance / 2
+            per_sample = per_sample.index_add(0, slot // k, loss.to(per_sample.dtype))
+            sums[f"ce/{name}"] = found.entropy.sum()
+            sums[f"tokens/{name}"] = found.entropy.new_tensor(len(goal))
             if evaluate:
-                sums[f"right/{name}"] = (logits.argmax(-1) == goal).sum().double()
+                sums[f"right/{name}"] = found.right
         sums["loss"] = per_sample.sum().detach()
         sums["count"] = per_sample.new_tensor(b)
         num_tokens = (batch["in_stream"] >= 0).sum() + (batch["out_stream"] >= 0).sum()
         sums[TOKENS] = num_tokens.float()
         return StepOutput(per_sample, sums)
 
-    def _bias(self, queries: Tensor, keys: Tensor, mask: Tensor, dtype: torch.dtype) -> Tensor:
+    def _head(self, stream_index: int) -> Tensor:
+        s = self.layout.streams[stream_index]
+        return self.code_embed.weight[s.vocab_offset : s.vocab_offset + s.vocab_size]
+
+    def _with_registers(self, h: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
+        """Registers before the tokens; they have no place."""
+        if self.registers is None:
+            return h, places
+        registers = self.registers.to(h.dtype).expand(len(h), -1, -1)
+        return torch.cat([registers, h], 1), F.pad(places, (0, 0, self.config.num_registers, 0))
+
+    def _real(self, batch: Batch) -> Tensor | None:
+        """Which of registers and tokens are there; None: all, and attention needs no mask."""
+        if "in_real" not in batch:
+            return None
+        return F.pad(batch["in_real"], (self.config.num_registers, 0), value=True)[:, None, None]
+
+    def _centres(self, where: Tensor, num_before: int = 0) -> Tensor:
+        """Places on the ground, [B, N, 2], behind as many without one."""
+        return F.pad(self.centres[where], (0, 0, num_before, 0), value=torch.nan)
+
+    def _bias(
+        self, queries: Tensor, keys: Tensor, mask: Tensor | None, dtype: torch.dtype
+    ) -> Tensor | None:
         """The attention mask, with the preference for near tokens where the model has one."""
-        if not self.config.distance_bias:
+        if self.config.relative_positions != "distance":
             return mask
-        bias = distance_bias(self.centres[queries], self.centres[keys], self.slopes)
-        return bias.masked_fill(~mask, -torch.inf).to(dtype)
+        bias = distance_bias(queries, keys, self.slopes)
+        return (bias if mask is None else bias.masked_fill(~mask, -torch.inf)).to(dtype)
+
+    def _rotation(self, centres: Tensor) -> Rotation | None:
+        if self.config.relative_positions != "rotary":
+            return None
+        return rotation(centres, self.config.width // self.config.heads)
 
     def _embed(self, code: Tensor) -> Tensor:
         return self.code_embed(code) * self.code_embed.embedding_dim**0.5

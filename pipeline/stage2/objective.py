@@ -16,7 +16,7 @@ from pipeline.engine.objective import Critic, Remarks, Sums
 from pipeline.stage2.artifact import save
 from pipeline.stage2.layout import build_layout
 from pipeline.stage2.model import MaskedTransformer
-from pipeline.stage2.samples import Masked, SampleReader, collate, masked_sample
+from pipeline.stage2.samples import Masked, SampleReader, collate, masked_sample, weighing
 from shards import SampleSet
 
 
@@ -50,7 +50,8 @@ class MaskedObjective:
 
     def collate(self, samples: list[Masked]) -> Batch:
         masked = self.config.masked
-        return collate(samples, self.layout, masked.num_input_tokens, masked.num_target_tokens)
+        sizes = masked.num_input_tokens, masked.num_target_tokens
+        return collate(samples, self.layout, *sizes, weighing(masked, self.layout))
 
     def summarise(self, sums: dict[str, Tensor]) -> dict[str, float]:
         """Loss, and cross-entropy (on held-out samples also accuracy) per target modality."""

@@ -9,12 +9,13 @@ A batch holds, for B samples, N input and K target tokens (padded), and per stre
     patch/<stream> [P, p*p*C], slot/<stream> [P]           pixel patches and their flat input slots
     goal/<stream> [T], goal_slot/<stream> [T], goal_weight/<stream> [T]    codes to predict, their flat
                        target slots and weights
+    in_real  [B, N]    which inputs are no padding; left out where none is, so that attention has no mask
 
 Every stream has its entries in every batch, empty ones included: a model must use the same
 parameters in the same order whatever is present (contract 1).
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -104,8 +105,35 @@ def masked_sample(
     return Masked(content, select(rng, reader.layout, available, config))
 
 
-def collate(samples: list[Masked], layout: Layout, num_inputs: int, num_targets: int) -> Batch:
-    """Masked samples -> one batch; see the module's docstring."""
+def by_modality(selection: Selection) -> dict[int, float]:
+    """Weights of the target tokens per stream: their mean in each, and of these the mean."""
+    share = 1 / max(1, len(selection.targets))
+    return {i: share / len(places) for i, places in selection.targets.items()}
+
+
+def weighing(config: MaskedConfig, layout: Layout) -> Callable[[Selection], dict[int, float]]:
+    """How a configuration weighs target tokens: by modality or all alike, times its `loss_weights`."""
+    factors = [config.loss_weights.get(s.modality, 1.0) for s in layout.streams]
+
+    def weigh(selection: Selection) -> dict[int, float]:
+        if config.loss == "token":
+            total = sum(map(len, selection.targets.values()))
+            weights = dict.fromkeys(selection.targets, 1 / max(1, total))
+        else:
+            weights = by_modality(selection)
+        return {i: w * factors[i] for i, w in weights.items()}
+
+    return weigh
+
+
+def collate(
+    samples: list[Masked],
+    layout: Layout,
+    num_inputs: int,
+    num_targets: int,
+    weigh: Callable[[Selection], dict[int, float]] = by_modality,
+) -> Batch:
+    """Masked samples -> one batch; see the module's docstring. `weigh` gives each target its weight."""
     b = len(samples)
     in_where, in_code = np.zeros((2, b, num_inputs), dtype=np.int64)
     out_where = np.zeros((b, num_targets), dtype=np.int64)
@@ -129,7 +157,7 @@ def collate(samples: list[Masked], layout: Layout, num_inputs: int, num_targets:
             else:
                 in_code[row, span] = stream.vocab_offset + values
             at = span.stop
-        at = 0
+        at, weights = 0, weigh(sample.selection)
         for i, places in sample.selection.targets.items():
             stream, values = layout.streams[i], sample.content.streams[i][places]
             span = slice(at, at + len(places))
@@ -137,14 +165,16 @@ def collate(samples: list[Masked], layout: Layout, num_inputs: int, num_targets:
             out_stream[row, span] = i
             if stream.kind == "sequence":
                 out_code[row, span] = stream.vocab_offset + np.concatenate([[BOS], values[:-1]])
-            weight = 1.0 / (len(places) * len(sample.selection.targets))
             where = row * num_targets + np.arange(span.start, span.stop)
-            goals[i].append((values, where, np.full(len(places), weight, dtype=np.float32)))
+            goals[i].append((values, where, np.full(len(places), weights[i], dtype=np.float32)))
             at = span.stop
     batch = {
         "in_where": in_where, "in_stream": in_stream, "in_code": in_code,
         "out_where": out_where, "out_stream": out_stream, "out_code": out_code,
     }  # fmt: skip
+    real = in_stream >= 0
+    if not real.all():
+        batch["in_real"] = real
     for i in layout.pixels:
         stream = layout.streams[i]
         batch[f"patch/{stream.name}"] = _join(patches[i], (0, stream.patch_values), np.float32)

@@ -63,7 +63,7 @@ def test_one_greedy_round_takes_the_most_likely_token_everywhere(model):
     full = Content({**content.streams, 1: np.zeros(4, dtype=np.int64)})
     batch = collate([Masked(full, Selection({0: np.arange(4)}, {1: np.arange(4)}))], LAYOUT, 4, 4)
     with torch.no_grad():
-        features = model.decode(batch, *model.encode(batch))[0]
+        features = model.decode(batch, model.encode(batch))[0]
         expected = model.logits(features, 1).argmax(-1)
     np.testing.assert_array_equal(codes, expected.numpy())
 

@@ -103,9 +103,9 @@ def test_a_critic_is_trained_as_well():
 def test_checkpointing_trades_activations_for_nothing_in_flops():
     config = load_config("configs/stage2/base.yaml")
     assert isinstance(config, Stage2Config)
-    without = measure(build_example(config, 4), config.engine, 1, 4)
+    without = measure(build_example(config, 32), config.engine, 1, 32)
     engine = config.engine.model_copy(update={"activation_checkpointing": True})
-    with_it = measure(build_example(config, 4), engine, 1, 4)
+    with_it = measure(build_example(config, 32), engine, 1, 32)
     assert with_it.activation_bytes < 0.3 * without.activation_bytes
     # Of 24 blocks one is worked on at a time.
     assert with_it.activation_bytes > without.activation_bytes / 24

@@ -9,7 +9,7 @@ from pipeline.data.views import Views
 from pipeline.stage2.layout import Layout, Stream
 from pipeline.stage2.masking import Selection
 from pipeline.stage2.model import MaskedTransformer
-from pipeline.stage2.samples import Content, Masked, collate
+from pipeline.stage2.samples import Content, Masked, collate, weighing
 
 LAYOUT = Layout(
     (
@@ -29,10 +29,19 @@ CONFIG = MaskedConfig(
 )
 
 
-@pytest.fixture(params=[False, True], ids=["absolute", "distance"])
+STYLES = {
+    "plain": {},
+    "distance": {"relative_positions": "distance"},
+    "rotary": {"relative_positions": "rotary", "qk_norm": True},
+    "4m": {"mlp": "swiglu", "bias": False, "num_registers": 3},
+    "rms": {"norm": "rms", "num_registers": 1, "relative_positions": "distance"},
+}
+
+
+@pytest.fixture(params=STYLES.values(), ids=list(STYLES))
 def model(request):
     torch.manual_seed(0)
-    config = CONFIG.model_copy(update={"distance_bias": request.param})
+    config = CONFIG.model_copy(update=request.param)
     return MaskedTransformer(LAYOUT, config).double()
 
 
@@ -59,7 +68,7 @@ def mixed(rng):
 def test_the_loss_is_the_mean_over_streams_of_their_mean_cross_entropy(model):
     sample = masked(np.random.default_rng(0), {0: [0, 1]}, {1: [0, 1, 2], 2: [0]})
     batch = make([sample])
-    features = model.decode(batch, *model.encode(batch))[0]
+    features = model.decode(batch, model.encode(batch))[0]
     expected = []
     for i, rows in ((1, slice(0, 3)), (2, slice(3, 4))):
         log_p = torch.log_softmax(model.logits(features[rows], i), -1)
@@ -103,9 +112,9 @@ def test_a_sequence_target_sees_only_what_was_written_before(model):
     sample = masked(rng, {0: [0]}, {2: [0, 1, 2, 3]})
     batch = make([sample])
     context = model.encode(batch)
-    before = model.decode(batch, *context)[0]
+    before = model.decode(batch, context)[0]
     sample.content.streams[2][2] = (sample.content.streams[2][2] - 4 + 1) % 5 + 4
-    after = model.decode(make([sample]), *context)[0]
+    after = model.decode(make([sample]), context)[0]
     assert torch.equal(before[:3], after[:3])
     assert not torch.allclose(before[3], after[3])
 
@@ -114,10 +123,10 @@ def test_a_target_is_predicted_from_visible_tokens_only(model):
     rng = np.random.default_rng(4)
     sample = masked(rng, {0: [0, 1]}, {1: [0, 1]})
     before = model(make([sample]))
-    features = model.decode(make([sample]), *model.encode(make([sample])))
+    features = model.decode(make([sample]), model.encode(make([sample])))
     sample.content.streams[0][2:] += 100.0  # patches that were not chosen
     sample.content.streams[1][:] = (sample.content.streams[1] + 1) % 7  # the targets themselves
-    again = model.decode(make([sample]), *model.encode(make([sample])))
+    again = model.decode(make([sample]), model.encode(make([sample])))
     torch.testing.assert_close(features, again)
     assert not torch.allclose(before.loss, model(make([sample])).loss)
 
@@ -126,3 +135,42 @@ def test_padding_changes_nothing(model):
     sample = masked(np.random.default_rng(5), {0: [0], 1: [1, 2]}, {1: [0], 2: [0, 1]})
     tight, loose = make([sample], n=3, k=3), make([sample], n=20, k=17)
     torch.testing.assert_close(model(tight).loss, model(loose).loss)
+
+
+def test_all_target_tokens_count_alike_or_as_their_modality_is_weighed(model):
+    sample = masked(np.random.default_rng(6), {0: [0, 1]}, {1: [0, 1, 2], 2: [0]})
+    selection = sample.selection
+    alike = CONFIG.model_copy(update={"loss": "token"})
+    assert weighing(alike, LAYOUT)(selection) == {1: 1 / 4, 2: 1 / 4}
+    uneven = CONFIG.model_copy(update={"loss_weights": {"T": 3.0}})
+    assert weighing(uneven, LAYOUT)(selection) == pytest.approx({1: 1 / 6, 2: 3 / 2})
+    weighed = collate([sample], LAYOUT, 8, 8, weighing(uneven, LAYOUT))
+    ce = {n: float(v) for n, v in model(weighed).sums.items()}
+    expected = ce["ce/A@tok"] / 6 + ce["ce/T@tok"] * 3 / 2
+    assert float(model(weighed).loss.detach()) == pytest.approx(expected, rel=1e-5)
+
+
+def test_learned_uncertainty_weighs_streams_and_pays_for_it():
+    torch.manual_seed(0)
+    model = MaskedTransformer(LAYOUT, CONFIG.model_copy(update={"uncertainty": True})).double()
+    assert model.log_variance is not None
+    sample = masked(np.random.default_rng(7), {0: [0, 1]}, {1: [0, 1, 2], 2: [0]})
+    plain = model(make([sample]))
+    with torch.no_grad():
+        model.log_variance[1], model.log_variance[2] = 0.4, -0.2
+    found = model(make([sample]))
+    ce = {n: float(v) for n, v in plain.sums.items()}
+    terms = [(ce["ce/A@tok"] / 3, 0.4), (ce["ce/T@tok"], -0.2)]
+    expected = np.mean([c * np.exp(-s) + s / 2 for c, s in terms])
+    assert float(found.loss.detach()) == pytest.approx(expected, rel=1e-5)
+    found.loss.sum().backward()
+    assert model.log_variance.grad is not None
+    slopes = [(-c * np.exp(-s) + 0.5) / 2 for c, s in terms]
+    assert model.log_variance.grad.tolist() == pytest.approx([0.0, *slopes], rel=1e-5)
+
+
+def test_only_a_batch_with_padding_brings_a_mask():
+    rng = np.random.default_rng(8)
+    full = masked(rng, {0: [0, 1], 1: [0]}, {1: [1, 2, 3]})
+    assert "in_real" not in make([full], n=3)
+    assert make([full], n=4)["in_real"].tolist() == [[True, True, True, False]]

@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from pipeline.layers.blocks import EncoderBlock
+from pipeline.layers.blocks import BlockStyle, EncoderBlock
 from pipeline.layers.patches import unpatchify
 from pipeline.stage1.encoder import PUBLIC_NORM_EPS, PublicEnd
 from pipeline.stage1.grids import GridPositions
@@ -29,7 +29,7 @@ class VitDecoder(nn.Module):
         self.from_latent = nn.Linear(latent_width, width)
         self.positions = positions
         self.blocks = nn.ModuleList(
-            EncoderBlock(width, num_heads, mlp_ratio, eps) for _ in range(depth)
+            EncoderBlock(width, num_heads, mlp_ratio, BlockStyle(eps=eps)) for _ in range(depth)
         )
         self.norm = nn.LayerNorm(width, eps)
         self.post_mlp = PublicEnd(width, mlp_ratio) if public else None
