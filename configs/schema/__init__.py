@@ -24,6 +24,14 @@ from configs.schema.experiment import (
 )
 from configs.schema.generate import GenerateConfig
 from configs.schema.masked import MaskedConfig
+from configs.schema.masking import (
+    BlockMasking,
+    DirichletMasking,
+    MaskingConfig,
+    RandomMasking,
+    SingleMasking,
+    TubeMasking,
+)
 from configs.schema.modality import ClassInfo, Codec, Display, Modality
 from configs.schema.run import RunConfig, Stage1Config, Stage2Config, TokenizeConfig
 from configs.schema.shards import ShardsConfig
@@ -61,6 +69,7 @@ KINDS: dict[str, type[Frozen]] = {
 
 __all__ = [
     "KINDS",
+    "BlockMasking",
     "CheckpointConfig",
     "ClassInfo",
     "ClusterConfig",
@@ -68,6 +77,7 @@ __all__ = [
     "ComparisonConfig",
     "DataConfig",
     "DiffusionConfig",
+    "DirichletMasking",
     "Display",
     "EngineConfig",
     "ExperimentConfig",
@@ -82,16 +92,19 @@ __all__ = [
     "GuardConfig",
     "MMEarthSourceConfig",
     "MaskedConfig",
+    "MaskingConfig",
     "MixedIn",
     "Modality",
     "OffloadConfig",
     "OptimizerConfig",
     "PixelLossConfig",
     "ProfilerConfig",
+    "RandomMasking",
     "RunConfig",
     "SampleFilter",
     "ScheduleConfig",
     "ShardsConfig",
+    "SingleMasking",
     "SourceConfig",
     "Ssl4eoSourceConfig",
     "Stage1Config",
@@ -101,6 +114,7 @@ __all__ = [
     "TerraMeshSourceConfig",
     "TokenizeConfig",
     "TokenizerConfig",
+    "TubeMasking",
     "VQConfig",
     "WatchConfig",
     "WebDatasetSourceConfig",

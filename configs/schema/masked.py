@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from configs.schema.masking import DirichletMasking, MaskingConfig
 from configs.schema.transformer import TransformerConfig
 
 
@@ -11,9 +12,9 @@ class MaskedConfig(TransformerConfig):
     """A 4M-style encoder-decoder over pixel patches and tokens.
 
     `pixels` and `tokens` name what may be an input, `targets` what may be predicted (as tokens).
-    Input and target budgets are shared out among a sample's present modalities by a symmetric
-    Dirichlet draw (`alpha_input`, `alpha_target`; mixtures: several values, one drawn per sample).
-    `single_input_share` of the samples show one pixel modality alone (4M's "rgb to all").
+    Each sample's `num_input_tokens` and `num_target_tokens` are drawn by one of the strategies of
+    `masking`. A sequence that is both input and target is read or written (`prefix`), or loses spans
+    that are asked for (`span`, T5).
 
     The loss of a sample is the mean cross-entropy over its target tokens, taken modality by modality
     (`modality`: a modality with few tokens counts as much as one with many) or over all of them
@@ -28,9 +29,8 @@ class MaskedConfig(TransformerConfig):
     patch_px: dict[str, int] = {}
     num_input_tokens: int = Field(default=64, gt=0)
     num_target_tokens: int = Field(default=64, gt=0)
-    alpha_input: tuple[float, ...] = (0.2, 1.0)
-    alpha_target: tuple[float, ...] = (0.5,)
-    single_input_share: float = Field(default=0.0, ge=0, le=1)
+    masking: tuple[MaskingConfig, ...] = (DirichletMasking(),)
+    sequences: Literal["prefix", "span"] = "prefix"
     loss: Literal["modality", "token"] = "modality"
     loss_weights: dict[str, Annotated[float, Field(ge=0)]] = {}
     uncertainty: bool = False
@@ -46,4 +46,22 @@ class MaskedConfig(TransformerConfig):
             raise ValueError("name at least one modality in `targets`: nothing would be learned")
         if stray := set(self.loss_weights) - set(self.targets):
             raise ValueError(f"loss_weights names {', '.join(sorted(stray))}, not among `targets`")
+        return self
+
+    @model_validator(mode="after")
+    def _known_masking(self) -> "MaskedConfig":
+        if not self.masking:
+            raise ValueError("name at least one strategy in `masking`, such as {kind: dirichlet}")
+        pixels = {f"{name}@px" for name in self.pixels}
+        inputs = {*self.pixels, *self.tokens, *pixels, *(f"{name}@tok" for name in self.tokens)}
+        targets = {*self.targets, *(f"{name}@tok" for name in self.targets)}
+        for entry in self.masking:
+            for key, names in (("alpha_input_by", inputs), ("alpha_target_by", targets)):
+                for name in getattr(entry, key, {}):
+                    if name not in names:
+                        side = key.removeprefix("alpha_").removesuffix("_by")
+                        raise ValueError(
+                            f"masking: {key} names {name}, which is no {side}; "
+                            f"{side}s are {', '.join(sorted(names))}"
+                        )
         return self

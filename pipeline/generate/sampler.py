@@ -112,7 +112,8 @@ def _write(
     how: Sampling,
     rngs: list[np.random.Generator],
 ) -> list[np.ndarray]:
-    limit = model.layout.streams[target].num_positions
+    stream = model.layout.streams[target]
+    limit = stream.num_positions
     written = [np.zeros(0, dtype=np.int64) for _ in contents]
     open_ = list(range(len(contents)))
     while open_:
@@ -123,7 +124,9 @@ def _write(
             as_input=False,
         )  # fmt: skip
         for i, rows in zip(open_, logits, strict=True):
-            token, _ = _draw(rows[-1:], how.temperature, rngs[i])
+            # The whole text is one span: no sentinel comes after the one it starts from.
+            words = rows[-1:, : stream.first_sentinel]
+            token, _ = _draw(words, how.temperature, rngs[i])
             written[i] = np.append(written[i], token)
         open_ = [i for i in open_ if written[i][-1] != EOS and len(written[i]) < limit]
     return written
@@ -144,10 +147,13 @@ def _propose(
         given = np.setdiff1d(np.arange(len(values)), places)
         if as_input and len(given):
             inputs[target] = given
+        starts = {}
+        if model.layout.streams[target].num_sentinels:
+            # A text to be written is one dropped span: a sentinel in its place.
+            inputs[target], starts[target] = np.array([-1]), 0
         streams = {**content.streams, target: values}
-        masked.append(
-            Masked(Content(streams), Selection(dict(sorted(inputs.items())), {target: places}))
-        )
+        chosen = Selection(dict(sorted(inputs.items())), {target: places}, starts)
+        masked.append(Masked(Content(streams), chosen))
     num_inputs = max(sum(map(len, m.selection.inputs.values())) for m in masked)
     num_targets = max(map(len, asked))
     device = next(model.parameters()).device

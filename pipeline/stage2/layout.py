@@ -34,7 +34,8 @@ class Stream:
     """One modality in one form.
 
     `map` tokens lie on a grid, `set` tokens have fixed meanings and are predicted like map tokens,
-    `sequence` tokens are predicted one after another.
+    `sequence` tokens are predicted one after another. The last `num_sentinels` codes of a vocabulary
+    stand for spans of tokens that were taken out.
     """
 
     name: str
@@ -50,6 +51,12 @@ class Stream:
     vocab_size: int = 0
     position_offset: int = 0
     vocab_offset: int = 0
+    num_sentinels: int = 0
+
+    @property
+    def first_sentinel(self) -> int:
+        """Code of sentinel 0; all codes below it are tokens."""
+        return self.vocab_size - self.num_sentinels
 
     @property
     def patch_values(self) -> int:
@@ -201,12 +208,16 @@ def _pixel_stream(name: str, config: MaskedConfig, dataset: Described, window_m:
 
 def _token_stream(name: str, config: MaskedConfig, info: dict[str, Any]) -> Stream:
     grid = tuple(info["grid"]) if info["grid"] else None
+    kind, is_input, is_target = _KINDS[info["kind"]], name in config.tokens, name in config.targets
+    num_sentinels = 0
+    if config.sequences == "span" and kind == "sequence" and is_input and is_target:
+        # Spans are at least a token apart, and one sentinel more ends the target.
+        num_sentinels = info["num_tokens"] // 2 + 1
     return Stream(
-        name=f"{name}@tok", modality=name, kind=_KINDS[info["kind"]],
-        num_positions=info["num_tokens"], is_input=name in config.tokens,
-        is_target=name in config.targets,
+        name=f"{name}@tok", modality=name, kind=kind, num_positions=info["num_tokens"],
+        is_input=is_input, is_target=is_target,
         patch_m=info["window_m"] / grid[0] if grid else 0.0,
-        grid=grid, vocab_size=info["vocab_size"],
+        grid=grid, vocab_size=info["vocab_size"] + num_sentinels, num_sentinels=num_sentinels,
     )  # fmt: skip
 
 

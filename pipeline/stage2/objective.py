@@ -15,8 +15,10 @@ from pipeline.data.transforms import Normaliser, statistics_for
 from pipeline.engine.objective import Critic, Remarks, Sums
 from pipeline.stage2.artifact import save
 from pipeline.stage2.layout import build_layout
+from pipeline.stage2.masking import build_masking
 from pipeline.stage2.model import MaskedTransformer
-from pipeline.stage2.samples import Masked, SampleReader, collate, masked_sample, weighing
+from pipeline.stage2.samples import Masked, SampleReader, collate, masked_sample
+from pipeline.stage2.weighing import weighing
 from shards import SampleSet
 
 
@@ -26,6 +28,7 @@ class MaskedObjective:
     def __init__(self, config: Stage2Config, dataset: SampleSet):
         self.config, self.dataset = config, dataset
         self.layout = build_layout(config.masked, dataset)
+        self.masking = build_masking(config.masked, self.layout)
         normalisers = {
             n: Normaliser(dataset.modalities[n], statistics_for(dataset, n, config.data))
             for n in config.masked.pixels
@@ -42,11 +45,11 @@ class MaskedObjective:
         self.tokens_per_sample = config.masked.num_input_tokens + config.masked.num_target_tokens
 
     def sample(self, index: int, rng: np.random.Generator, cursor: int) -> Masked:
-        return masked_sample(self.reader, self.config.masked, index, rng)
+        return masked_sample(self.reader, self.masking, index, rng)
 
     def eval_sample(self, index: int, rng: np.random.Generator) -> Masked:
         """Masks follow from the sample's index alone, so that every evaluation asks the same."""
-        return masked_sample(self.reader, self.config.masked, index, rng)
+        return masked_sample(self.reader, self.masking, index, rng)
 
     def collate(self, samples: list[Masked]) -> Batch:
         masked = self.config.masked

@@ -11,6 +11,9 @@ A batch holds, for B samples, N input and K target tokens (padded), and per stre
                        target slots and weights
     in_real  [B, N]    which inputs are no padding; left out where none is, so that attention has no mask
 
+Positions of a sequence count its tokens as they stand there, sentinels included; places of other streams are
+where they lie. A sequence's decoder is given `[BOS]` or the first sentinel, then the tokens before.
+
 Every stream has its entries in every batch, empty ones included: a model must use the same
 parameters in the same order whatever is present (contract 1).
 """
@@ -21,12 +24,12 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from configs.schema import MaskedConfig
 from pipeline.data.loader import Batch
 from pipeline.data.tokens import BOS, extra_name
 from pipeline.data.transforms import Normaliser
 from pipeline.stage2.layout import Layout, Stream
-from pipeline.stage2.masking import Selection, select
+from pipeline.stage2.masking import Mixture, Selection
+from pipeline.stage2.weighing import by_modality
 from shards import SampleSet
 
 
@@ -97,33 +100,12 @@ class SampleReader:
 
 
 def masked_sample(
-    reader: SampleReader, config: MaskedConfig, index: int, rng: np.random.Generator
+    reader: SampleReader, masking: Mixture, index: int, rng: np.random.Generator
 ) -> Masked:
     """One training sample: a view, and what of it is seen and asked for."""
     content = reader.content(index, int(rng.integers(len(reader.layout.views))))
     available = content.available(len(reader.layout.streams))
-    return Masked(content, select(rng, reader.layout, available, config))
-
-
-def by_modality(selection: Selection) -> dict[int, float]:
-    """Weights of the target tokens per stream: their mean in each, and of these the mean."""
-    share = 1 / max(1, len(selection.targets))
-    return {i: share / len(places) for i, places in selection.targets.items()}
-
-
-def weighing(config: MaskedConfig, layout: Layout) -> Callable[[Selection], dict[int, float]]:
-    """How a configuration weighs target tokens: by modality or all alike, times its `loss_weights`."""
-    factors = [config.loss_weights.get(s.modality, 1.0) for s in layout.streams]
-
-    def weigh(selection: Selection) -> dict[int, float]:
-        if config.loss == "token":
-            total = sum(map(len, selection.targets.values()))
-            weights = dict.fromkeys(selection.targets, 1 / max(1, total))
-        else:
-            weights = by_modality(selection)
-        return {i: w * factors[i] for i, w in weights.items()}
-
-    return weigh
+    return Masked(content, masking(rng, available))
 
 
 def collate(
@@ -147,9 +129,10 @@ def collate(
     for row, sample in enumerate(samples):
         at = 0
         for i, places in sample.selection.inputs.items():
-            stream, values = layout.streams[i], sample.content.streams[i][places]
+            stream = layout.streams[i]
+            values = _values(stream, sample.content.streams[i], places)
             span = slice(at, at + len(places))
-            in_where[row, span] = stream.position_offset + places
+            in_where[row, span] = _where(stream, places)
             in_stream[row, span] = i
             if stream.kind == "pixels":
                 patches[i].append(values)
@@ -159,12 +142,14 @@ def collate(
             at = span.stop
         at, weights = 0, weigh(sample.selection)
         for i, places in sample.selection.targets.items():
-            stream, values = layout.streams[i], sample.content.streams[i][places]
+            stream = layout.streams[i]
+            values = _values(stream, sample.content.streams[i], places)
             span = slice(at, at + len(places))
-            out_where[row, span] = stream.position_offset + places
+            out_where[row, span] = _where(stream, places)
             out_stream[row, span] = i
             if stream.kind == "sequence":
-                out_code[row, span] = stream.vocab_offset + np.concatenate([[BOS], values[:-1]])
+                out_code[row, at] = stream.vocab_offset + _start(stream, sample.selection, i)
+                out_code[row, at + 1 : span.stop] = stream.vocab_offset + values[:-1]
             where = row * num_targets + np.arange(span.start, span.stop)
             goals[i].append((values, where, np.full(len(places), weights[i], dtype=np.float32)))
             at = span.stop
@@ -186,6 +171,26 @@ def collate(
         batch[f"goal_slot/{name}"] = _join(columns[1], (0,), np.int64)
         batch[f"goal_weight/{name}"] = _join(columns[2], (0,), np.float32)
     return {k: torch.from_numpy(v) for k, v in batch.items()}
+
+
+def _values(stream: Stream, content: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """Patches or codes at the chosen places."""
+    if not stream.num_sentinels:
+        return content[places]
+    # Sentinels have negative places, which must not reach into the content.
+    return np.where(places < 0, stream.first_sentinel - 1 - places, content[places.clip(min=0)])
+
+
+def _where(stream: Stream, places: np.ndarray) -> np.ndarray:
+    """Rows of the position table. In sequences positions count what is left of them."""
+    order = np.arange(len(places)) if stream.kind == "sequence" else places
+    return stream.position_offset + order
+
+
+def _start(stream: Stream, selection: Selection, index: int) -> int:
+    """What the decoder of a sequence is given before its first target."""
+    start = selection.starts.get(index)
+    return BOS if start is None else stream.first_sentinel + start
 
 
 def _join(parts: Iterable[np.ndarray], empty: tuple[int, ...], dtype: type) -> np.ndarray:

@@ -9,7 +9,8 @@ from pipeline.data.views import Views
 from pipeline.stage2.layout import Layout, Stream
 from pipeline.stage2.masking import Selection
 from pipeline.stage2.model import MaskedTransformer
-from pipeline.stage2.samples import Content, Masked, collate, weighing
+from pipeline.stage2.samples import Content, Masked, collate
+from pipeline.stage2.weighing import weighing
 
 LAYOUT = Layout(
     (

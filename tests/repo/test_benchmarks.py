@@ -25,6 +25,17 @@ def test_scale_measures_every_step(tmp_path: Path) -> None:
     assert output.count("\n") == len(rows) + 1
 
 
+def test_masking_measures_every_strategy_on_every_layout(tmp_path: Path) -> None:
+    argv = ("-m", "benchmarks._masking", "--samples", "20", "--json", tmp_path / "rows.json")
+    output = run(*argv)
+    rows = json.loads((tmp_path / "rows.json").read_text())
+    kinds = {row["strategy"] for row in rows}
+    assert {"dirichlet", "random", "block", "tube", "single"} <= kinds
+    assert len(rows) == len(kinds) * len({row["layout"] for row in rows})
+    assert all(row["us"] > 0 and row["bound_us"] > 0 for row in rows)
+    assert output.count("\n") == len(rows) + 1
+
+
 def test_codecs_and_readers_measure_a_data_set(tmp_path: Path) -> None:
     build = ("build", "--config", "configs/shards/synthetic.yaml", f"out={tmp_path / 'set'}")
     run("-m", "shards", *build, "source.num_samples=12", "source.tile_px=24", "--quiet")

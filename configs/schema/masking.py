@@ -1,0 +1,79 @@
+"""Stage 2: how the inputs and targets of a sample are drawn. One model per strategy."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from configs.schema.base import Frozen
+
+Alpha = Annotated[float, Field(ge=0)]
+Share = Annotated[float, Field(gt=0, lt=1)]
+
+
+class _Masking(Frozen):
+    """`weight`: how often a strategy is drawn, in proportion to the others' weights.
+
+    `modality_dropout`: chance of each input modality not to be seen at all; one always stays.
+    """
+
+    weight: float = Field(default=1.0, gt=0)
+    modality_dropout: float = Field(default=0.0, ge=0, lt=1)
+
+
+class _TargetShares(_Masking):
+    """Targets are shared out among a sample's modalities by a Dirichlet draw.
+
+    `alpha_target` has one or several values, one of them drawn per sample; small ones favour few
+    modalities. `alpha_target_by` overrides it by modality (`LULC`) or stream (`LULC@tok`). Alpha 0: nothing
+    as long as others have tokens to give.
+    """
+
+    alpha_target: tuple[Alpha, ...] = Field(default=(0.5,), min_length=1)
+    alpha_target_by: dict[str, Alpha] = {}
+
+
+class _Shares(_TargetShares):
+    """Inputs are shared out likewise (4M, Mizrahi et al. 2023, section 3.2)."""
+
+    alpha_input: tuple[Alpha, ...] = Field(default=(0.2, 1.0), min_length=1)
+    alpha_input_by: dict[str, Alpha] = {}
+
+
+class DirichletMasking(_Shares):
+    """Any tokens; the shares of the modalities by Dirichlet draws."""
+
+    kind: Literal["dirichlet"] = "dirichlet"
+
+
+class RandomMasking(_Masking):
+    """Any tokens, all alike: modalities of many tokens give more."""
+
+    kind: Literal["random"] = "random"
+
+
+class BlockMasking(_Shares):
+    """`num_blocks` rectangles on the ground, `share` of it together, are hidden and asked for."""
+
+    kind: Literal["block"] = "block"
+    share: Share = 0.5
+    num_blocks: int = Field(default=1, gt=0)
+
+
+class TubeMasking(_Shares):
+    """`share` of the places on the ground, scattered, are hidden in all maps and asked for."""
+
+    kind: Literal["tube"] = "tube"
+    share: Share = 0.5
+
+
+class SingleMasking(_TargetShares):
+    """One modality alone is seen (4M's "rgb to all"); pixels where a sample has them, or `any`."""
+
+    kind: Literal["single"] = "single"
+    of: Literal["pixels", "any"] = "pixels"
+
+
+MaskingConfig = Annotated[
+    DirichletMasking | RandomMasking | BlockMasking | TubeMasking | SingleMasking,
+    Field(discriminator="kind"),
+]

@@ -1,0 +1,56 @@
+"""A rectangle on the ground is hidden in every map, and its content is asked for.
+
+As in I-JEPA (Assran et al. 2023, section 3), with the target where nothing was seen.
+"""
+
+import math
+
+import numpy as np
+
+from configs.schema import BlockMasking
+from pipeline.stage2.layout import Layout
+from pipeline.stage2.masking.dirichlet import DirichletShares
+from pipeline.stage2.masking.drawing import Drawing
+from pipeline.stage2.masking.ground import Ground
+from pipeline.stage2.masking.selection import Present, Selection
+
+
+class Block:
+    """Map tokens are seen outside the rectangles and asked for inside them."""
+
+    def __init__(self, config: BlockMasking, layout: Layout, drawing: Drawing):
+        self._config, self._drawing, self._ground = config, drawing, Ground(layout)
+        self._inputs = DirichletShares(
+            config.alpha_input, config.alpha_input_by, layout, layout.inputs
+        )
+        self._targets = DirichletShares(
+            config.alpha_target, config.alpha_target_by, layout, layout.targets
+        )
+
+    def __call__(self, rng: np.random.Generator, present: Present) -> Selection:
+        side, hidden = self._ground.side(present), None
+        if side:
+            places = draw_blocks(rng, side, self._config.share, self._config.num_blocks)
+            hidden = self._ground.hide(places, present)
+        return self._drawing(rng, present, self._inputs, self._targets, hidden)
+
+
+def draw_blocks(
+    rng: np.random.Generator, side: int, share: float, num_blocks: int = 1
+) -> np.ndarray:
+    """Hidden places, bool [side, side]: some, never all. Needs a side of 2 or more.
+
+    Rectangles of `share / num_blocks` of the window each, as nearly as whole places allow, anywhere in
+    it, with sides in ratios from 1:2 to 2:1; they may overlap.
+    """
+    hidden = np.zeros((side, side), dtype=bool)
+    area = share / num_blocks * side**2
+    for ratio, y, x in rng.random((num_blocks, 3)).tolist():
+        rows = min(max(round(math.sqrt(area * 4 ** (ratio - 0.5))), 1), side)
+        columns = min(max(round(area / rows), 1), side - (rows == side))
+        top, left = int(y * (side - rows + 1)), int(x * (side - columns + 1))
+        hidden[top : top + rows, left : left + columns] = True
+        if hidden.all():
+            hidden[:] = False
+            hidden[top : top + rows, left : left + columns] = True
+    return hidden

@@ -1,0 +1,47 @@
+"""Configuration -> strategies."""
+
+from configs.schema import (
+    BlockMasking,
+    DirichletMasking,
+    MaskedConfig,
+    MaskingConfig,
+    RandomMasking,
+    SingleMasking,
+)
+from pipeline.stage2.layout import Layout
+from pipeline.stage2.masking.block import Block
+from pipeline.stage2.masking.dirichlet import Dirichlet
+from pipeline.stage2.masking.drawing import Drawing
+from pipeline.stage2.masking.dropout import ModalityDropout
+from pipeline.stage2.masking.mixture import Mixture
+from pipeline.stage2.masking.selection import Strategy
+from pipeline.stage2.masking.single import Single
+from pipeline.stage2.masking.tube import Tube
+from pipeline.stage2.masking.uniform import Random
+
+
+def build_masking(config: MaskedConfig, layout: Layout) -> Mixture:
+    """The strategies of `masked.masking`, with the budgets of `masked`.
+
+    Raises ConfigError for strategies that need maps where there are none.
+    """
+    drawing = Drawing(layout, config.num_input_tokens, config.num_target_tokens)
+    strategies = [_build(entry, layout, drawing) for entry in config.masking]
+    return Mixture(layout, strategies, [entry.weight for entry in config.masking])
+
+
+def _build(config: MaskingConfig, layout: Layout, drawing: Drawing) -> Strategy:
+    strategy: Strategy
+    if isinstance(config, DirichletMasking):
+        strategy = Dirichlet(config, layout, drawing)
+    elif isinstance(config, RandomMasking):
+        strategy = Random(drawing)
+    elif isinstance(config, BlockMasking):
+        strategy = Block(config, layout, drawing)
+    elif isinstance(config, SingleMasking):
+        strategy = Single(config, layout, drawing)
+    else:
+        strategy = Tube(config, layout, drawing)
+    if config.modality_dropout:
+        strategy = ModalityDropout(strategy, layout, config.modality_dropout)
+    return strategy

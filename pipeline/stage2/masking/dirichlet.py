@@ -1,0 +1,75 @@
+"""Shares of the modalities by Dirichlet draws (4M, Mizrahi et al. 2023, section 3.2).
+
+Small alpha gives nearly everything to one stream, large alpha spreads it. A stream that is absent has
+no tokens to give, so its share goes to the others.
+"""
+
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from functools import partial
+from itertools import accumulate
+
+import numpy as np
+
+from configs.schema import DirichletMasking
+from pipeline.stage2.layout import Layout
+from pipeline.stage2.masking.budget import Fit, fit_budget
+from pipeline.stage2.masking.drawing import Drawing
+from pipeline.stage2.masking.selection import Present, Selection
+
+
+class DirichletShares:
+    """One of several alphas, drawn per sample, for all streams but those that `by` names.
+
+    Names are modalities or streams (`S2L2A` or `S2L2A@px`); the stream's own name comes first.
+    """
+
+    def __init__(
+        self,
+        alphas: Sequence[float],
+        by: Mapping[str, float],
+        layout: Layout,
+        streams: Sequence[int],
+    ):
+        self._alphas, self._own = alphas, {}
+        for i in streams:
+            stream = layout.streams[i]
+            for name in (stream.modality, stream.name):
+                if name in by:
+                    self._own[i] = by[name]
+
+    def __call__(self, rng: np.random.Generator, capacity: list[int]) -> Fit:
+        alpha = self._alphas[0]
+        if len(self._alphas) > 1:
+            alpha = self._alphas[int(rng.random() * len(self._alphas))]
+        # Gamma variables over their sum are Dirichlet (Devroye 1986, XI.4), over any subset too: those of
+        # absent streams need not be drawn.
+        open_ = [i for i, room in enumerate(capacity) if room]
+        weights = [0.0] * len(capacity)
+        for i, weight in zip(open_, rng.standard_gamma(alpha, len(open_)).tolist(), strict=True):
+            weights[i] = weight
+        for i, own in self._own.items():
+            weights[i] = rng.standard_gamma(own) if capacity[i] else 0.0
+        if open_ and not any(weights):
+            # All have underflown. What a draw tends to as alphas vanish: everything to one stream.
+            chances = [self._own.get(i, alpha) for i in open_]
+            ends = list(accumulate(chances))
+            if ends[-1] > 0:
+                weights[open_[bisect_right(ends, rng.random() * ends[-1])]] = 1.0
+        return partial(fit_budget, weights)
+
+
+class Dirichlet:
+    """Any tokens, in the shares of two Dirichlet draws, one for inputs and one for targets."""
+
+    def __init__(self, config: DirichletMasking, layout: Layout, drawing: Drawing):
+        self._drawing = drawing
+        self._inputs = DirichletShares(
+            config.alpha_input, config.alpha_input_by, layout, layout.inputs
+        )
+        self._targets = DirichletShares(
+            config.alpha_target, config.alpha_target_by, layout, layout.targets
+        )
+
+    def __call__(self, rng: np.random.Generator, present: Present) -> Selection:
+        return self._drawing(rng, present, self._inputs, self._targets)
