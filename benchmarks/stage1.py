@@ -12,10 +12,7 @@ than fp32.
 
 import argparse
 import json
-import statistics
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +20,7 @@ import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
+from benchmarks._products import faster_type, product_limit, seconds
 from benchmarks.overfit import arms_of
 from configs.registry import BandStatistics, modality
 from configs.schema import EngineConfig, TokenizerConfig
@@ -41,8 +39,6 @@ BARRED = ("fsq-vit", "vq-vit", "fsq-diffusion", "vq-diffusion")
 NUM_BANDS, SIZE = 12, 224
 # Squares that stream from memory, and the products of a small ViT, whose weights stay in cache.
 SHAPES = ((2048, 2048, 2048), (1568, 512, 2048), (1568, 512, 1536))
-# Tells the faster type: where bf16 is emulated, the large ones would take minutes.
-SMALL_SHAPES = ((512, 512, 512),)
 
 
 class Arm:
@@ -108,32 +104,6 @@ class Arm:
         )
 
 
-def seconds(action: Callable[[], object], device: torch.device, rounds: int) -> float:
-    """The median time of an action, after one to warm up."""
-    times = []
-    for number in range(rounds + 1):
-        began = time.perf_counter()
-        action()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        if number:
-            times.append(time.perf_counter() - began)
-    return statistics.median(times)
-
-
-def product_limit(
-    precision: str, device: torch.device, shapes: tuple[tuple[int, int, int], ...] = SHAPES
-) -> float:
-    """Operations per second of the fastest of a few matrix products."""
-    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    best = 0.0
-    for m, k, n in shapes:
-        a, b = torch.randn(m, k, device=device), torch.randn(k, n, device=device)
-        a, b = a.to(dtype), b.to(dtype)
-        best = max(best, 2 * m * k * n / seconds(lambda a=a, b=b: a @ b, device, 5))
-    return best
-
-
 def where_time_goes(arm: Arm, rows: int = 8) -> list[tuple[str, float]]:
     """The operations of a training step that take longest, with their share of it."""
     kinds = [ProfilerActivity.CPU]
@@ -150,7 +120,7 @@ def where_time_goes(arm: Arm, rows: int = 8) -> list[tuple[str, float]]:
 
 def measure(overrides: list[str], a: argparse.Namespace, world: World) -> dict[str, Any]:
     """Everything about one arm."""
-    limit = product_limit(a.precision, world.device)
+    limit = product_limit(a.precision, world.device, SHAPES)
     arm = Arm(overrides, a, world)
     step_s = seconds(arm.train, world.device, a.rounds)
     flops = arm.flops()
@@ -163,7 +133,7 @@ def measure(overrides: list[str], a: argparse.Namespace, world: World) -> dict[s
         "tokenize_samples_per_s": a.batch / seconds(arm.tokenize, world.device, a.rounds),
         "decode_samples_per_s": a.batch / seconds(lambda: arm.decode(codes), world.device, 1),
         "gflops": flops / step_s / 1e9,
-        "limit_gflops": max(limit, product_limit(a.precision, world.device)) / 1e9,
+        "limit_gflops": max(limit, product_limit(a.precision, world.device, SHAPES)) / 1e9,
     }
     found["share"] = found["gflops"] / found["limit_gflops"]
     peak = peak_flops(world.device) if a.precision == "bf16" else None
@@ -188,8 +158,7 @@ def main() -> int:
     a = parser.parse_args()
     world = distributed.start("auto")
     if a.precision is None:
-        in_bf16, in_fp32 = (product_limit(p, world.device, SMALL_SHAPES) for p in ("bf16", "fp32"))
-        a.precision = "bf16" if in_bf16 > in_fp32 else "fp32"
+        a.precision = faster_type(world.device)
     print(f"{world.device.type}, {a.precision}, batch {a.batch}, {torch.get_num_threads()} threads")
     print(
         f"{'arm':<14} {'M par.':>7} {'train/s':>8} {'tokenize/s':>11} {'decode/s':>9} "

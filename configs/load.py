@@ -54,6 +54,12 @@ def load_config(
     return parse_config(_merge_bases(path, seen=()), overrides, origin=str(path), kind=kind)
 
 
+def read_config(name: str | Path) -> dict[str, Any]:
+    """What a file and its bases say, not validated; for callers that add to it. Raises ConfigError."""
+    node = _merge_bases(config_path(name), seen=())
+    return cast(dict[str, Any], OmegaConf.to_container(node, resolve=False))
+
+
 def parse_config(
     values: dict[str, Any] | Any,
     overrides: Iterable[str] = (),

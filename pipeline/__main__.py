@@ -14,7 +14,6 @@ import typer
 from configs import ConfigError, load_config, to_yaml
 from configs.schema import (
     Frozen,
-    GenerateConfig,
     Stage1Config,
     Stage2Config,
     TokenizeConfig,
@@ -61,19 +60,35 @@ def tokenize(config: ConfigOption, overrides: Overrides = None) -> None:
 
 
 @app.command()
-def generate(config: ConfigOption, overrides: Overrides = None) -> None:
-    """Generate modalities from others on held-out samples, and score them."""
-    loaded = cast(GenerateConfig, load_config(config, overrides or (), kind="generate"))
+def generate(
+    config: Annotated[Path, typer.Option("--config", "-c", help="YAML file")] = Path(
+        "configs/generate/any.yaml"
+    ),
+    run: Annotated[Path | None, typer.Option(help="stage-2 run to generate with")] = None,
+    source: Annotated[str, typer.Option("--from", help="modalities given: S2L2A,DEM")] = "",
+    target: Annotated[str, typer.Option("--to", help="modalities to make: LULC,captions")] = "",
+    given: Annotated[
+        list[str] | None,
+        typer.Option("--input", help="S2L2A=scene.tif; or .npy, text, lon,lat, date"),
+    ] = None,
+    truth: Annotated[list[str] | None, typer.Option(help="LULC=map.tif, to score against")] = None,
+    out: Annotated[Path | None, typer.Option(help="folder of the results")] = None,
+    overrides: Overrides = None,
+) -> None:
+    """Generate modalities from others: held-out samples of a shard set, or a scene in files."""
+    from pipeline.generate.command import assembled
+
+    loaded = assembled(config, run, source, target, given or [], truth or [], out, overrides or [])
     if _finished(loaded.out / "scores.json", loaded):
         _tell(f"generate           already done: {loaded.out}")
         return
 
-    def run() -> int:
-        from pipeline.generate.run import generate as work
+    def work() -> int:
+        from pipeline.generate.run import generate as start
 
-        return work(loaded)
+        return start(loaded)
 
-    _exit_with(run)
+    _exit_with(work)
 
 
 @app.command()

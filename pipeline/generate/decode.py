@@ -32,8 +32,21 @@ def summarise(draws: Sequence[Sequence[Value]], row: Modality) -> list[Value]:
     return list(votes.argmax(axis=0).astype(np.uint8))
 
 
+def spread(draws: Sequence[Sequence[Value]], row: Modality) -> list[Value]:
+    """How far the draws of a map are apart per pixel, float32 [C, H, W] per sample.
+
+    Continuous maps: the standard deviation, in the modality's unit. Class maps: the share of the draws
+    that is not of the most frequent class.
+    """
+    maps = np.stack([np.stack([np.asarray(v) for v in draw]) for draw in draws])
+    if row.kind == "image":
+        return list(maps.astype(np.float64).std(axis=0).astype(np.float32))
+    most = np.max([(maps == c).sum(axis=0) for c in range(row.num_classes)], axis=0)
+    return list((1 - most / len(maps)).astype(np.float32))
+
+
 class Decoder:
-    """The stage-1 decoder of one modality, as a stage-2 model's layout names it.
+    """The stage-1 tokenizer of one modality, as a stage-2 model's layout names it.
 
     `shards` is the shard set whose tokens the model was trained on; tokenizers are found from there.
     """
@@ -57,6 +70,18 @@ class Decoder:
             self._tokenizer = TextTokenizer.from_pretrained(folder)
         else:
             self._tokenizer = ImageTokenizer.from_pretrained(folder, device)
+
+    def encode(self, value: Value) -> np.ndarray:
+        """A value -> its codes, int64 [N]: a map [C, H, W], a text, [lon, lat], or an ISO date."""
+        if self.kind == "coordinates":
+            assert isinstance(value, np.ndarray)
+            return place_time.scheme_of(self._version).encode(value).astype(np.int64)
+        if self.kind == "date":
+            return place_time.date_tokens(str(value)).astype(np.int64)
+        if isinstance(self._tokenizer, TextTokenizer):
+            return self._tokenizer.encode(str(value)).astype(np.int64)
+        assert self._tokenizer is not None
+        return self._tokenizer.tokenize(np.asarray(value)[None])[0]
 
     def expected(self, probabilities: list[torch.Tensor]) -> list[Value]:
         """Expected maps from probabilities of codes, [N, V] per sample. For maps only."""

@@ -1,9 +1,13 @@
-"""`python -m pipeline generate`: held-out samples of a shard set, source modalities in, targets out.
+"""`python -m pipeline generate`: samples of a shard set, or one scene; sources in, targets out.
+
+Of a shard set:
 
 OUT/config.yaml    what was asked
-OUT/samples.npz    keys, source/<M>, generated/<M>, truth/<M>, present/<M> of the first few
+OUT/samples.npz    keys, source/<M>, generated/<M>, spread/<M>, truth/<M>, present/<way>/<M> of the first few
 OUT/sheet.png      the same as a picture
 OUT/scores.json    scores of all samples beside the baselines; written last, so it marks the end
+
+Of a scene: see `scene`.
 """
 
 import json
@@ -17,90 +21,59 @@ from configs.schema import GenerateConfig
 from pipeline.engine.distributed import pick_device
 from pipeline.engine.lifecycle import OK, write_atomic
 from pipeline.engine.metrics import say
-from pipeline.generate.decode import Decoder, Value, summarise
-from pipeline.generate.sampler import Sampling, expected_tokens, generate_tokens
+from pipeline.generate.chain import generate_targets
+from pipeline.generate.climatology import Climatology
+from pipeline.generate.decode import Value
 from pipeline.generate.scores import MapScore, constant_guess, table
 from pipeline.generate.sheet import write_sheet
-from pipeline.stage2 import artifact
-from pipeline.stage2.layout import Layout
+from pipeline.generate.trained import Trained, sampling
 from pipeline.stage2.samples import SampleReader
 from shards import Dataset, open_dataset
 
 
 def generate(config: GenerateConfig) -> int:
     """Generate, score, write. Raises ConfigError, RunError or ShardError."""
-    device = pick_device("auto")
+    trained = Trained(config.run, pick_device("auto"))
+    if config.inputs:
+        from pipeline.generate.scene import generate_scene
+
+        return generate_scene(config, trained)
+    assert config.data is not None
     dataset = open_dataset(config.data.shards)
-    model, normalisers = artifact.load(config.run / "artifact", device)
-    layout = model.layout
-    sources = _source_streams(layout, config.source)
-    targets = {name: _target_stream(layout, name) for name in config.target}
-    decoders = {
-        name: Decoder(layout.token_info[name], dataset.path, device) for name in config.target
-    }
-    reader = SampleReader(dataset, layout, normalisers)
+    sources, targets = trained.sources(config.source), trained.targets(config.target)
+    how, view = sampling(config, trained), trained.layout.views.centre
+    reader = SampleReader(dataset, trained.layout, trained.normalisers)
     indices = _choose(dataset, config)
-    how = Sampling(config.steps, config.temperature, config.seed, config.num_draws)
-    view = layout.views.centre
-    scores: dict[str, dict[str, MapScore]] = {}
     shown: dict[str, list[Any]] = defaultdict(list)
+    judges = {
+        name: _Judge(trained, reader, name, stream, view)
+        for name, stream in targets.items()
+        if dataset.modalities[name].is_map
+    }
     for start in range(0, len(indices), config.batch):
         ids = [int(i) for i in indices[start : start + config.batch]]
         contents = [reader.content(i, view, only=sources) for i in ids]
+        drawn = generate_targets(
+            trained.model, contents, ids, list(targets.values()), how,
+            chained=config.chain, expected=config.estimate == "expected",
+        )  # fmt: skip
         for name, stream in targets.items():
-            row, decoder = dataset.modalities[name], decoders[name]
-            if config.estimate == "expected" and row.is_map:
-                generated = decoder.expected(expected_tokens(model, contents, stream))
-            else:
-                draws = generate_tokens(model, contents, ids, stream, how)
-                generated = summarise([decoder(codes) for codes in draws], row)
+            made, apart = trained.values(name, drawn[stream], dataset.modalities[name])
             truths = [_truth(reader, name, i, view) for i in ids]
-            if dataset.modalities[name].is_map:
-                ways = scores.setdefault(name, _ways(dataset, name))
-                _score(
-                    dataset,
-                    name,
-                    reader,
-                    stream,
-                    decoders[name],
-                    ids,
-                    view,
-                    generated,
-                    truths,
-                    ways,
-                )
-            room = config.num_pictures - len(shown[f"generated/{name}"])
-            if room > 0:
-                shown[f"generated/{name}"] += generated[:room]
-                shown[f"truth/{name}"] += truths[:room]
-        room = config.num_pictures - len(shown["keys"])
-        for i in ids[: max(0, room)]:
+            if name in judges:
+                judges[name].add(ids, made, truths)
+            room = max(0, config.num_pictures - len(shown[f"generated/{name}"]))
+            shown[f"generated/{name}"] += made[:room]
+            shown[f"truth/{name}"] += truths[:room]
+            if apart:
+                shown[f"spread/{name}"] += apart[:room]
+        for i in ids[: max(0, config.num_pictures - len(shown["keys"]))]:
             shown["keys"].append(dataset.keys[i])
             for name in config.source:
                 shown[f"source/{name}"].append(_truth(reader, name, i, view))
     config.out.mkdir(parents=True, exist_ok=True)
-    _write(config, dataset, shown, scores, len(indices))
+    _write(config, dataset, shown, judges, len(indices))
     return OK
-
-
-def _source_streams(layout: Layout, names: tuple[str, ...]) -> list[int]:
-    """Pixels where the model takes them, else tokens."""
-    found = []
-    for name in names:
-        options = [i for i in layout.inputs if layout.streams[i].modality == name]
-        if not options:
-            have = sorted({layout.streams[i].modality for i in layout.inputs})
-            raise ConfigError(f"source {name}: the model takes {', '.join(have)}")
-        found.append(options[0])
-    return found
-
-
-def _target_stream(layout: Layout, name: str) -> int:
-    for i in layout.targets:
-        if layout.streams[i].modality == name:
-            return i
-    have = ", ".join(layout.streams[i].modality for i in layout.targets)
-    raise ConfigError(f"target {name}: the model generates {have}")
 
 
 def _choose(dataset: Dataset, config: GenerateConfig) -> np.ndarray:
@@ -122,45 +95,46 @@ def _truth(reader: SampleReader, name: str, index: int, view: int) -> Value | No
     return reader.window(name, value, view)
 
 
-def _ways(dataset: Dataset, name: str) -> dict[str, MapScore]:
-    row = dataset.modalities[name]
-    return {way: MapScore(row) for way in ("model", "baseline", "tokens")}
+class _Judge:
+    """Scores of one target, of the model and of those that it is compared with."""
 
+    def __init__(self, trained: Trained, reader: SampleReader, name: str, stream: int, view: int):
+        dataset = reader.dataset
+        self._reader, self._decoder, self._name = reader, trained.decoder(name), name
+        self._stream, self._view = stream, view
+        row = dataset.modalities[name]
+        self._guess, self.baseline = constant_guess(
+            row, dataset.statistics.get(name), dataset.class_counts.get(name)
+        )
+        self._climatology = Climatology(reader, name, view)
+        self.ways = {w: MapScore(row) for w in ("model", "baseline", "climatology", "tokens")}
 
-def _score(
-    dataset: Dataset,
-    name: str,
-    reader: SampleReader,
-    stream: int,
-    decoder: Decoder,
-    ids: list[int],
-    view: int,
-    generated: list[Value],
-    truths: list[Value | None],
-    ways: dict[str, MapScore],
-) -> None:
-    guess, _ = constant_guess(
-        dataset.modalities[name], dataset.statistics.get(name), dataset.class_counts.get(name)
-    )
-    held = [n for n, truth in enumerate(truths) if truth is not None]
-    if not held:
-        return
-    tokens = [reader.content(ids[n], view, only=[stream]).streams[stream] for n in held]
-    for n, best in zip(held, decoder(tokens), strict=True):
-        truth, made = truths[n], generated[n]
-        assert isinstance(truth, np.ndarray)
-        assert isinstance(made, np.ndarray)
-        assert isinstance(best, np.ndarray)
-        ways["model"].add(made, truth)
-        ways["baseline"].add(np.broadcast_to(guess, truth.shape), truth)
-        ways["tokens"].add(best, truth)
+    def add(self, ids: list[int], made: list[Value], truths: list[Value | None]) -> None:
+        held = [n for n, truth in enumerate(truths) if truth is not None]
+        if not held:
+            return
+        tokens = [
+            self._reader.content(ids[n], self._view, only=[self._stream]).streams[self._stream]
+            for n in held
+        ]
+        for n, best in zip(held, self._decoder(tokens), strict=True):
+            truth = np.asarray(truths[n])
+            usual = self._climatology.guess(ids[n])
+            guesses = {
+                "model": made[n],
+                "baseline": self._guess,
+                "climatology": self._guess if usual is None else usual,
+                "tokens": best,
+            }
+            for way, guess in guesses.items():
+                self.ways[way].add(np.broadcast_to(np.asarray(guess), truth.shape), truth)
 
 
 def _write(
     config: GenerateConfig,
     dataset: Dataset,
     shown: dict[str, list[Any]],
-    scores: dict[str, dict[str, MapScore]],
+    judges: dict[str, _Judge],
     num_samples: int,
 ) -> None:
     arrays: dict[str, np.ndarray] = {"keys": np.array(shown["keys"])}
@@ -175,19 +149,13 @@ def _write(
     np.savez_compressed(config.out / "samples.npz", allow_pickle=False, **arrays)
     write_sheet(config.out / "sheet.png", arrays, dataset.modalities, config.source, config.target)
     write_atomic(config.out / "config.yaml", to_yaml(config))
-    baselines = {
-        name: constant_guess(
-            dataset.modalities[name], dataset.statistics.get(name), dataset.class_counts.get(name)
-        )[1]
-        for name in scores
-    }
     record = {
         "source": config.source,
         "target": config.target,
         "split": config.split,
         "num_samples": num_samples,
-        "scores": table(scores),
-        "baselines": baselines,
+        "scores": table({name: judge.ways for name, judge in judges.items()}),
+        "baselines": {name: judge.baseline for name, judge in judges.items()},
     }
     write_atomic(config.out / "scores.json", json.dumps(record, indent=1))
     say(

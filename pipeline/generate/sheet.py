@@ -1,4 +1,7 @@
-"""The picture sheet of generated samples: one row per sample; sources, then generated beside truth."""
+"""The picture sheet of generated samples: one row per sample; sources, then generated beside truth.
+
+With several draws, how far they are apart stands between the two.
+"""
 
 import textwrap
 from pathlib import Path
@@ -22,7 +25,8 @@ def write_sheet(
     from matplotlib import pyplot as plt
 
     columns = [("source", s) for s in sources]
-    columns += [(way, t) for t in targets for way in ("generated", "truth")]
+    ways = ("generated", "spread", "truth")
+    columns += [(way, t) for t in targets for way in ways if f"{way}/{t}" in arrays]
     num_rows = len(arrays["keys"])
     figure, axes = plt.subplots(
         num_rows, len(columns), figsize=(1.9 * len(columns), 2.0 * num_rows), squeeze=False
@@ -49,6 +53,10 @@ def _cell(axis, way: str, name: str, arrays: dict[str, np.ndarray], r: int, row:
     if not row.is_map:
         text = value if isinstance(value, str) else np.array2string(value, precision=2)
         axis.text(0.02, 0.95, textwrap.fill(str(text), 22), va="top", fontsize=6)
+        return
+    if way == "spread":
+        shown = axis.imshow(value.mean(axis=0), cmap="magma", interpolation="nearest")
+        axis.figure.colorbar(shown, ax=axis, fraction=0.046).ax.tick_params(labelsize=5)
         return
     # Truth and generation share one stretch, so that a difference in level can be seen.
     group = [value]

@@ -21,10 +21,10 @@ def score_section(found: Found) -> Markup:
     shown = table(
         f"{numbers.counted(max(r.num_samples for r in rows), 'held-out sample')} per task; pixels "
         "without a measurement do not count",
-        ("From", "To", "Score", "Generated", "Baseline", "Tokens' ceiling",
+        ("From", "To", "Score", "Generated", "Baseline", "Climatology", "Tokens' ceiling",
          "Against the baseline", "Way to the ceiling", "The baseline is"),
         [_cells(row) for row in rows],
-        words=(0, 1, 2, 6, 8),
+        words=(0, 1, 2, 7, 9),
     )  # fmt: skip
     return section("scores", title, shown, _explanation())
 
@@ -39,11 +39,12 @@ def print_scores(found: Found) -> None:
         console.print("no scores yet: no generation has finished", markup=False)
         return
     shown = Table(title="synthetic data" if found.synthetic else None, title_justify="left")
-    for name in ("from", "to", "metric", "model", "baseline", "tokens", "better?"):
-        right = name in ("model", "baseline", "tokens")
+    ways = ("model", "baseline", "climatology", "tokens")
+    for name in ("from", "to", "metric", *ways, "better?"):
+        right = name in ways
         shown.add_column(name, justify="right" if right else "left", no_wrap=name != "from")
     for row in rows:
-        values = (row.model, row.baseline, row.tokens)
+        values = (row.model, row.baseline, row.climatology, row.tokens)
         unit = f" ({row.unit})" if row.unit else ""
         cells = (numbers.score(row.metric, value) for value in values)
         shown.add_row(row.source, row.target, _metric(row) + unit, *cells, row.verdict)
@@ -51,14 +52,16 @@ def print_scores(found: Found) -> None:
 
 
 def _cells(row: ScoreRow) -> list[object]:
-    model, baseline, tokens = (
-        numbers.score(row.metric, value) for value in (row.model, row.baseline, row.tokens)
+    model, baseline, climatology, tokens = (
+        numbers.score(row.metric, value)
+        for value in (row.model, row.baseline, row.climatology, row.tokens)
     )
     unit = tag("small", f", {row.unit}") if row.unit else None
     mark = tag("span", "▲" if row.better else "▽", aria_hidden="true")
     verdict = tag("span", mark, " ", row.verdict, class_="better" if row.better else "worse")
+    line = tag("span", row.baseline_name, class_="line")
     return [row.source, tag("b", row.target), [_metric(row), unit], tag("b", model), baseline,
-            tokens, verdict, _way(row), tag("span", row.baseline_name, class_="line")]  # fmt: skip
+            climatology, tokens, verdict, _way(row), line]  # fmt: skip
 
 
 def _metric(row: ScoreRow) -> str:
@@ -78,6 +81,8 @@ def _explanation() -> Markup:
         "Generated": "from the input modality alone. RMSE and MAE, in the target's unit: smaller is "
         "better. Accuracy and mIoU (over the classes that occur in the truth): larger is better.",
         "Baseline": "the same guess everywhere: the training mean, or the most frequent training class.",
+        "Climatology": "of the training samples nearest in place and season, the mean or the most "
+        "frequent class: what a map and a calendar know.",
         "Tokens' ceiling": "the truth after a trip through its own tokens; no generation can be "
         "expected to do better.",
         "Way to the ceiling": "0 % is the baseline, 100 % the tokens' ceiling.",

@@ -13,7 +13,11 @@ from pipeline.report.files import Record
 
 @dataclass(frozen=True)
 class ScoreRow:
-    """One target and metric of one task. `tokens` is the truth after a trip through its own tokens."""
+    """One target and metric of one task.
+
+    `climatology` is what place and season usually look like, NaN where that was not scored; `tokens` the
+    truth after a trip through its own tokens.
+    """
 
     source: str
     target: str
@@ -24,6 +28,7 @@ class ScoreRow:
     baseline_name: str
     tokens: float
     num_samples: int
+    climatology: float = float("nan")
 
     @property
     def higher_is_better(self) -> bool:
@@ -79,6 +84,7 @@ def score_rows(found: Found) -> list[ScoreRow]:
                     baseline_name=str((task.scores.get("baselines") or {}).get(target, "baseline")),
                     tokens=_value(ways, "tokens"),
                     num_samples=int(task.scores.get("num_samples") or 0),
+                    climatology=_value(ways, "climatology"),
                 )
                 for metric, ways in metrics.items()
             ]

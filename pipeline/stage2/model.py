@@ -38,6 +38,11 @@ class Context(NamedTuple):
     real: Tensor | None
     centres: Tensor
 
+    def rows(self, chosen: list[int]) -> "Context":
+        """The same of some samples of the batch."""
+        real = None if self.real is None else self.real[chosen]
+        return Context(self.tokens[chosen], real, self.centres[chosen])
+
 
 class MaskedTransformer(nn.Module):
     """`forward(batch)` is the training step; `encode`, `decode` and `logits` are its parts."""
@@ -114,14 +119,14 @@ class MaskedTransformer(nn.Module):
     def embed(self, batch: Batch) -> Tensor:
         """What the input tokens are, without where: [B, N, D]."""
         b, n = batch["in_where"].shape
-        x = self._embed(batch["in_code"]).reshape(b * n, -1)
+        x = self._embed(batch["in_code"]).flatten(0, 1)
         for i in self.layout.pixels:
             stream = self.layout.streams[i]
             patches = batch[f"patch/{stream.name}"].to(x.dtype)
             embedded = self.patch_proj[stream.modality](patches)
             # Replaces the code embedding of row 0 that stands in the slots of pixel patches.
             x = x.index_copy(0, batch[f"slot/{stream.name}"], embedded)
-        return x.view(b, n, -1)
+        return x.unflatten(0, (b, n))
 
     def decode(self, batch: Batch, context: Context) -> Tensor:
         """Target slots and the encoded context -> features [B, K, D]."""

@@ -88,15 +88,20 @@ class SampleReader:
     def _patches(self, stream: Stream, x: np.ndarray, view: int) -> np.ndarray:
         window = self.window(stream.modality, x, view)
         y, _ = self.normalisers[stream.modality].forward(window)
-        c, h, w = y.shape
-        p = stream.patch_px
-        y = y.reshape(c, h // p, p, w // p, p).transpose(1, 3, 2, 4, 0)
-        return y.reshape(-1, stream.patch_values)
+        return to_patches(y, stream)
 
     def window(self, modality: str, x: np.ndarray, view: int) -> np.ndarray:
         """View number `view` of a map [C, H, W]; the same that was tokenized."""
         row = self.dataset.modalities[modality]
         return self.layout.views.show(x, row, self.layout.window_m, view)
+
+
+def to_patches(x: np.ndarray, stream: Stream) -> np.ndarray:
+    """A normalised window [C, H, W] -> patches of a pixel stream, row-major: [N, p*p*C]."""
+    c, h, w = x.shape
+    p = stream.patch_px
+    y = x.reshape(c, h // p, p, w // p, p).transpose(1, 3, 2, 4, 0)
+    return y.reshape(-1, stream.patch_values)
 
 
 def masked_sample(

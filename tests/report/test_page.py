@@ -89,12 +89,18 @@ def test_links_lead_to_sections(finished: Page) -> None:
 
 def test_score_table_holds_the_scores(experiment: Path, finished: Page) -> None:
     scores = json.loads((experiment / "generate/from-S1GRD/scores.json").read_text())["scores"]
-    assert finished.row("S1GRD", "LULC", "accuracy")[3:6] == ["61.2 %", "31.0 %", "90.4 %"]
+    assert finished.row("S1GRD", "LULC", "accuracy")[3:7] == [
+        "61.2 %",
+        "31.0 %",
+        "33.1 %",
+        "90.4 %",
+    ]
     rmse = scores["CHM"]["rmse"]
     shown = finished.row("S1GRD", "CHM", "RMSE, m")
-    assert shown[3:6] == [f"{rmse[way]:.2f}" for way in ("model", "baseline", "tokens")]
-    assert shown[8] == "training mean"
-    assert finished.row("S1GRD", "LULC", "mIoU")[8] == "most frequent class: trees"
+    ways = ("model", "baseline", "climatology", "tokens")
+    assert shown[3:7] == [f"{rmse[way]:.2f}" for way in ways]
+    assert shown[9] == "training mean"
+    assert finished.row("S1GRD", "LULC", "mIoU")[9] == "most frequent class: trees"
 
 
 def test_better_and_not_better_differ_in_words(finished: Page) -> None:
@@ -194,7 +200,7 @@ def test_terminal_gets_the_scores_and_last_the_path(
     lines = capsys.readouterr().out.splitlines()
     assert lines[-1] == str((tmp_path / "deep" / "r.html").resolve())
     head = next(line for line in lines if "baseline" in line)
-    words = ("from", "to", "metric", "model", "baseline", "tokens", "better?")
+    words = ("from", "to", "metric", "model", "baseline", "climatology", "tokens", "better?")
     assert [head.index(f" {w} ") for w in words] == sorted(head.index(f" {w} ") for w in words)
     row = next(line for line in lines if "S1GRD" in line and "mIoU" in line)
     assert all(

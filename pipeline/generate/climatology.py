@@ -1,0 +1,68 @@
+"""What a place and a season usually look like: the guess of somebody who has a map and a calendar.
+
+For a sample, the training samples nearest in place and time of the year say what a window has: of images
+the mean of their means per band, of class maps the class that is most frequent among their pixels.
+"""
+
+import datetime
+
+import numpy as np
+
+from pipeline.data.transforms import measured_pixels
+from pipeline.engine.evaluation import spread
+from pipeline.stage2.samples import SampleReader
+
+NUM_TRAINING, NUM_NEAREST = 512, 16
+
+
+class Climatology:
+    """Of one modality. Raises nothing: `guess` is None where nothing is known of a sample's place."""
+
+    def __init__(self, reader: SampleReader, name: str, view: int, split: str = "train"):
+        dataset = reader.dataset
+        self._reader, self._row = reader, dataset.modalities[name]
+        indices = dataset.select(split=split, require=[name])
+        wheres, means = [], []
+        for index in spread(indices, NUM_TRAINING):
+            where = self._where(int(index))
+            value = dataset.read(int(index), [name]).get(name)
+            if where is None or not isinstance(value, np.ndarray):
+                continue
+            window = reader.window(name, value, view)
+            valid = measured_pixels(window, self._row)
+            if valid.any():
+                wheres.append(where)
+                means.append(self._summary(window[:, valid]))
+        self._wheres = np.array(wheres).reshape(len(wheres), -1)
+        self._means = np.array(means)
+
+    def guess(self, index: int) -> np.ndarray | None:
+        """[C, 1, 1], in the unit of the modality, or a class; None where place or day is missing."""
+        where = self._where(index)
+        if where is None or not len(self._wheres):
+            return None
+        apart = ((self._wheres - where) ** 2).sum(1)
+        near = np.argsort(apart, kind="stable")[:NUM_NEAREST]
+        mean = self._means[near].mean(0)
+        if self._row.kind == "classes":
+            return np.full((1, 1, 1), mean.argmax(), dtype=np.uint8)
+        return mean[:, None, None]
+
+    def _summary(self, pixels: np.ndarray) -> np.ndarray:
+        """[C, N] -> mean per band, or the share of each class."""
+        if self._row.kind == "classes":
+            counts = np.bincount(pixels.ravel(), minlength=self._row.num_classes)
+            return counts / counts.sum()
+        return pixels.mean(axis=1, dtype=np.float64)
+
+    def _where(self, index: int) -> np.ndarray | None:
+        """On the unit sphere, and on a circle of the year half as wide."""
+        parts = self._reader.dataset.read(index, ["coordinates", "date"])
+        lon_lat, date = parts.get("coordinates"), parts.get("date")
+        if not isinstance(lon_lat, np.ndarray) or not isinstance(date, str):
+            return None
+        lon, lat = np.radians(np.asarray(lon_lat, dtype=np.float64).ravel()[:2])
+        day = datetime.date.fromisoformat(date[:10]).timetuple().tm_yday
+        turn = 2 * np.pi * day / 365.25
+        place = [np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), np.sin(lat)]
+        return np.array([*place, 0.5 * np.cos(turn), 0.5 * np.sin(turn)])

@@ -1,0 +1,69 @@
+"""From the options of `python -m pipeline generate` to a configuration. Imports no torch."""
+
+from pathlib import Path
+
+from configs import ConfigError, load_config
+from configs.load import parse_config, read_config
+from configs.schema import GenerateConfig, Stage2Config
+
+
+def assembled(
+    config: Path,
+    run: Path | None,
+    source: str,
+    target: str,
+    given: list[str],
+    truth: list[str],
+    out: Path | None,
+    overrides: list[str],
+) -> GenerateConfig:
+    """The configuration that the options ask for; overrides win over options, options over the file.
+
+    Without data and inputs, the data of the run; without `out`, RUN/generate/FROM-to-TO.
+    Raises ConfigError.
+    """
+    values = read_config(config)
+    if run is not None:
+        values["run"] = str(run)
+    if source:
+        values["source"] = _names(source)
+    if target:
+        values["target"] = _names(target)
+    if given:
+        values["inputs"] = dict(_pair(text, "--input") for text in given)
+        values.pop("data", None)
+    if truth:
+        values["truth"] = dict(_pair(text, "--truth") for text in truth)
+    if out is not None:
+        values["out"] = str(out)
+    asked = {text.split("=")[0].split(".")[0] for text in overrides}
+    where = values.get("run")
+    if where and not {"data", "inputs"} & ({*values} | asked):
+        values["data"] = {"shards": str(_data_of(Path(where)))}
+    sources = values.get("source") or list(values.get("inputs", ()))
+    if where and not {"out"} & ({*values} | asked) and sources and values.get("target"):
+        name = f"{'+'.join(sources)}-to-{'+'.join(values['target'])}"
+        values["out"] = str(Path(where) / "generate" / name)
+    found = parse_config(values, overrides, origin=str(config), kind="generate")
+    assert isinstance(found, GenerateConfig)
+    return found
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _pair(text: str, option: str) -> tuple[str, str]:
+    name, separator, value = text.partition("=")
+    if not separator or not name or not value:
+        raise ConfigError(f"{option} {text}: write MODALITY=FILE, such as {option} S2L2A=scene.tif")
+    return name, value
+
+
+def _data_of(run: Path) -> Path | str:
+    path = run / "config.yaml"
+    if not path.is_file():
+        raise ConfigError(f"--run {run}: no such run, {path} is missing")
+    config = load_config(path, kind="stage2")
+    assert isinstance(config, Stage2Config)
+    return config.data.shards

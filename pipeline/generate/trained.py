@@ -1,0 +1,89 @@
+"""A trained stage-2 run with all that belongs to it: streams by name, normalisers, stage-1 decoders."""
+
+import difflib
+from functools import cached_property
+from pathlib import Path
+
+import torch
+
+from configs import ConfigError, load_config
+from configs.schema import GenerateConfig, Modality, Stage2Config
+from pipeline.generate.chain import Drawn
+from pipeline.generate.decode import Decoder, Value, spread, summarise
+from pipeline.generate.picking import Sampling
+from pipeline.stage2 import artifact
+
+
+class Trained:
+    """Raises RunError when the run has left no model, ConfigError when it is no stage-2 run."""
+
+    def __init__(self, run: Path, device: torch.device):
+        self._run, self._device = run, device
+        self.model, self.normalisers = artifact.load(run / "artifact", device)
+        self.layout = self.model.layout
+        self._decoders: dict[str, Decoder] = {}
+
+    @cached_property
+    def config(self) -> Stage2Config:
+        """What the run was made with."""
+        config = load_config(self._run / "config.yaml", kind="stage2")
+        assert isinstance(config, Stage2Config)
+        return config
+
+    @cached_property
+    def shards(self) -> Path:
+        """The shard set whose tokens the model was trained on; tokenizers are found from there."""
+        return Path(self.config.data.shards)
+
+    def decoder(self, name: str) -> Decoder:
+        """The stage-1 tokenizer of a modality."""
+        if name not in self._decoders:
+            info = self.layout.token_info.get(name)
+            if info is None:
+                raise ConfigError(f"the model of {self._run} knows no tokens of {name}")
+            self._decoders[name] = Decoder(info, self.shards, self._device)
+        return self._decoders[name]
+
+    def sources(self, names: tuple[str, ...]) -> list[int]:
+        """Streams that modalities enter by: pixels where the model takes them, else tokens."""
+        layout, found = self.layout, []
+        known = [layout.streams[i].modality for i in layout.inputs]
+        for name in names:
+            exact = _known(name, known, "source", "takes")
+            found.append(next(i for i in layout.inputs if layout.streams[i].modality == exact))
+        return found
+
+    def targets(self, names: tuple[str, ...]) -> dict[str, int]:
+        """Token streams that modalities are generated in."""
+        layout, found = self.layout, {}
+        known = [layout.streams[i].modality for i in layout.targets]
+        for name in names:
+            exact = _known(name, known, "target", "generates")
+            found[exact] = next(i for i in layout.targets if layout.streams[i].modality == exact)
+        return found
+
+    def values(self, name: str, drawn: Drawn, row: Modality) -> tuple[list[Value], list[Value]]:
+        """One value per sample, and per-pixel spread over the draws (empty where there is one)."""
+        decoder = self.decoder(name)
+        if drawn.expected is not None:
+            return decoder.expected(drawn.expected), []
+        draws = [decoder(codes) for codes in drawn.draws]
+        apart = spread(draws, row) if len(draws) > 1 and row.is_map else []
+        return summarise(draws, row), apart
+
+
+def sampling(config: GenerateConfig, trained: Trained) -> Sampling:
+    """How a configuration draws."""
+    by = {trained.sources((name,))[0]: weight for name, weight in config.guidance_by.items()}
+    return Sampling(
+        config.steps, config.temperature, config.seed, config.num_draws, config.schedule,
+        config.shape, config.top_k, config.top_p, config.guidance, by,
+    )  # fmt: skip
+
+
+def _known(name: str, known: list[str], role: str, does: str) -> str:
+    if name in known:
+        return name
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    hint = f"; did you mean {close[0]}?" if close else ""
+    raise ConfigError(f"{role} {name}: the model {does} {', '.join(dict.fromkeys(known))}{hint}")
