@@ -228,8 +228,8 @@ def test_unknown_names_and_kinds_are_told():
         MaskedConfig.model_validate({"tokens": ["a"], "targets": ["a"], "masking": []})
 
 
-def test_helpers_see_what_is_left():
-    # The reference used above, on a case counted by hand: b and d of "abcde" were taken out.
+def test_the_reference_counts_what_is_left():
+    # On a case counted by hand: b and d of "abcde" were taken out.
     layout = layout_of(stream("t", "sequence", 5, span=True))
     chosen = draws(layout=layout, available=np.array([5]), times=1)[0]
     chosen = type(chosen)({0: np.array([0, -1, 2, -2, 4])}, {0: np.array([1, -2])}, {0: 0})

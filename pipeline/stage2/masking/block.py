@@ -50,7 +50,8 @@ def draw_blocks(
         columns = min(max(round(area / rows), 1), side - (rows == side))
         top, left = int(y * (side - rows + 1)), int(x * (side - columns + 1))
         hidden[top : top + rows, left : left + columns] = True
-        if hidden.all():
+        # One rectangle never covers all; several may.
+        if num_blocks > 1 and hidden.all():
             hidden[:] = False
             hidden[top : top + rows, left : left + columns] = True
     return hidden

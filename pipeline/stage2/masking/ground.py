@@ -15,6 +15,8 @@ from pipeline.stage2.layout import Layout
 from pipeline.stage2.masking.places import RANKS
 from pipeline.stage2.masking.selection import Present
 
+_INSIDE_OR_NOT = RANKS[[0, 2]]
+
 
 class Part(NamedTuple):
     """One map: the rank of each token, 0 visible, 1 neither, 2 inside, out of `RANKS`; counts."""
@@ -91,11 +93,11 @@ class Ground:
         return {i: parts[own] for i, own in there.items()}
 
     def _part(self, own: int, hidden: np.ndarray, *, strict: bool) -> Part:
-        cells = self._cells[own, len(hidden)]
-        inside = hidden.reshape(-1)[cells.middle]
-        near = inside
-        if strict and cells.corners is not cells.middle:
-            near = hidden.reshape(-1)[cells.corners].any(axis=0)
-        num_visible = own * own - int(np.count_nonzero(near))
-        ranks = RANKS[np.add(near, inside, dtype=np.uint8)]
-        return Part(ranks, num_visible, int(np.count_nonzero(inside)))
+        cells, flat = self._cells[own, len(hidden)], hidden.reshape(-1)
+        inside = flat.take(cells.middle)
+        num_inside = int(np.count_nonzero(inside))
+        if cells.corners is cells.middle or not strict:
+            return Part(_INSIDE_OR_NOT.take(inside), own * own - num_inside, num_inside)
+        near = flat.take(cells.corners).any(axis=0)
+        ranks = RANKS.take(np.add(near, inside, dtype=np.intp))
+        return Part(ranks, own * own - int(np.count_nonzero(near)), num_inside)
