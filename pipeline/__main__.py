@@ -14,6 +14,8 @@ import typer
 from configs import ConfigError, load_config, to_yaml
 from configs.schema import (
     Frozen,
+    FusionRunConfig,
+    MaskedRunConfig,
     Stage1Config,
     Stage2Config,
     TokenizeConfig,
@@ -31,9 +33,9 @@ Overrides = Annotated[
 
 @app.command()
 def train(config: ConfigOption, overrides: Overrides = None) -> None:
-    """Train a tokenizer (stage1) or the masked transformer (stage2), whichever the file is about."""
+    """Train a tokenizer (stage1), the masked transformer (stage2) or late fusion (fusion)."""
     loaded = load_config(config, overrides or ())
-    if not isinstance(loaded, Stage1Config | Stage2Config):
+    if not isinstance(loaded, Stage1Config | MaskedRunConfig):
         raise ConfigError(
             f"{config}: nothing to train in a {getattr(loaded, 'kind', '?')} configuration"
         )
@@ -183,7 +185,7 @@ def report(
     _exit_with(run)
 
 
-def _train(config: Stage1Config | Stage2Config) -> int:
+def _train(config: Stage1Config | MaskedRunConfig) -> int:
     from pipeline.engine.run import quiet_torch, train
     from shards import open_data
 
@@ -191,7 +193,11 @@ def _train(config: Stage1Config | Stage2Config) -> int:
     # Damaged shards are told and worked around by the loop: training does not stop for them.
     dataset = open_data(config.data, verify=False)
     record = {"path": str(config.data.shards), "fingerprint": dataset.fingerprint}
-    if isinstance(config, Stage2Config):
+    if isinstance(config, FusionRunConfig):
+        from pipeline.fusion.objective import FusionObjective
+
+        return train(config, _title(config), lambda _: FusionObjective(config, dataset), record)
+    if isinstance(config, MaskedRunConfig):
         from pipeline.stage2.objective import MaskedObjective
 
         return train(config, _title(config), lambda _: MaskedObjective(config, dataset), record)
@@ -207,8 +213,10 @@ def _train(config: Stage1Config | Stage2Config) -> int:
     return train(config, _title(config), lambda _: TokenizerObjective(config, dataset), record)
 
 
-def _title(config: Stage1Config | Stage2Config) -> str:
-    return f"stage1 {config.modality}" if isinstance(config, Stage1Config) else "stage2"
+def _title(config: Stage1Config | MaskedRunConfig) -> str:
+    if isinstance(config, Stage1Config):
+        return f"stage1 {config.modality}"
+    return "fusion" if isinstance(config, FusionRunConfig) else "stage2"
 
 
 def _finished(marker: Path, config: Frozen) -> bool:

@@ -22,6 +22,7 @@ from configs.schema.experiment import (
     GenerateStep,
     StepConfig,
 )
+from configs.schema.fusion import FusionConfig
 from configs.schema.generate import GenerateConfig
 from configs.schema.masked import MaskedConfig
 from configs.schema.masking import (
@@ -33,7 +34,14 @@ from configs.schema.masking import (
     TubeMasking,
 )
 from configs.schema.modality import ClassInfo, Codec, Display, Modality
-from configs.schema.run import RunConfig, Stage1Config, Stage2Config, TokenizeConfig
+from configs.schema.run import (
+    FusionRunConfig,
+    MaskedRunConfig,
+    RunConfig,
+    Stage1Config,
+    Stage2Config,
+    TokenizeConfig,
+)
 from configs.schema.shards import ShardsConfig
 from configs.schema.sources import (
     GeoBenchSourceConfig,
@@ -61,6 +69,7 @@ KINDS: dict[str, type[Frozen]] = {
     "stage1": Stage1Config,
     "tokenize": TokenizeConfig,
     "stage2": Stage2Config,
+    "fusion": FusionRunConfig,
     "generate": GenerateConfig,
     "experiment": ExperimentConfig,
     "comparison": ComparisonConfig,
@@ -83,6 +92,8 @@ __all__ = [
     "ExperimentConfig",
     "FSQConfig",
     "Frozen",
+    "FusionConfig",
+    "FusionRunConfig",
     "GanConfig",
     "GenerateConfig",
     "GenerateStep",
@@ -92,6 +103,7 @@ __all__ = [
     "GuardConfig",
     "MMEarthSourceConfig",
     "MaskedConfig",
+    "MaskedRunConfig",
     "MaskingConfig",
     "MixedIn",
     "Modality",

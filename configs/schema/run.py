@@ -1,4 +1,4 @@
-"""The three things `python -m pipeline` runs over shards: stage 1, tokenize, stage 2."""
+"""What `python -m pipeline` runs over shards: stage 1, tokenize, stage 2, late fusion."""
 
 from pathlib import Path
 from typing import Literal
@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 from configs.schema.base import Frozen
 from configs.schema.data import DataConfig
 from configs.schema.engine import EngineConfig
+from configs.schema.fusion import FusionConfig
 from configs.schema.masked import MaskedConfig
 from configs.schema.tokenizer import TokenizerConfig
 
@@ -57,8 +58,33 @@ class TokenizeConfig(Frozen):
         return self
 
 
-class Stage2Config(RunConfig):
+class MaskedRunConfig(RunConfig):
+    """Train a model to predict hidden tokens from visible ones."""
+
+    masked: MaskedConfig
+
+
+class Stage2Config(MaskedRunConfig):
     """Train the masked multi-modal transformer over tokens and pixel patches."""
 
     kind: Literal["stage2"]
-    masked: MaskedConfig
+
+
+class FusionRunConfig(MaskedRunConfig):
+    """Train MLP late fusion for the same objective.
+
+    Of `masked` it takes streams, masking, budgets, loss and `width`; depths, heads and whatever else
+    describes attention mean nothing to it.
+    """
+
+    kind: Literal["fusion"]
+    fusion: FusionConfig
+
+    @model_validator(mode="after")
+    def _tokens_only(self) -> "FusionRunConfig":
+        if self.masked.pixels:
+            raise ValueError(
+                "late fusion reads the frozen embeddings of tokens: write masked.pixels=[] and name its "
+                "inputs in masked.tokens"
+            )
+        return self

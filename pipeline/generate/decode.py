@@ -1,6 +1,5 @@
 """Tokens -> what they stand for: maps in physical units, words, places, days."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,9 +8,8 @@ import numpy as np
 import torch
 
 from configs.schema import Modality
-from pipeline.engine.errors import RunError
 from pipeline.stage1 import place_time
-from pipeline.stage1.artifact import ImageTokenizer, fingerprint
+from pipeline.stage1.artifact import ImageTokenizer, tokenizer_folder
 from pipeline.stage1.text import TextTokenizer
 
 Value = np.ndarray | str
@@ -56,16 +54,7 @@ class Decoder:
         self._tokenizer: ImageTokenizer | TextTokenizer | None = None
         if info["artifact"] is None:
             return
-        folder = Path(os.path.normpath(shards / info["artifact"]))
-        if not (folder / "config.json").is_file():
-            raise RunError(
-                f"the tokenizer of {info['modality']} is not in {folder} any more; restore it"
-            )
-        if fingerprint(folder) != info["tokenizer"]:
-            raise RunError(
-                f"the tokenizer in {folder} is not the one whose tokens the model was trained on; "
-                "restore it, or tokenize and train stage 2 again"
-            )
+        folder = tokenizer_folder(info, shards)
         if self.kind == "text":
             self._tokenizer = TextTokenizer.from_pretrained(folder)
         else:

@@ -19,8 +19,8 @@ CHUNK_ROWS = {"cpu": 1024, "cuda": 4096}
 class HeadLoss(NamedTuple):
     """Of T rows: `loss` [T] is weighted and has the gradient; the others are plain.
 
-    `entropy` [T] is the cross-entropy in nats, `right` how many rows have their goal on top (0 where
-    that was not asked for).
+    `entropy` [T] is the cross-entropy in nats, `right` [T] is 1 where the goal is on top (0 everywhere
+    where that was not asked for).
     """
 
     loss: Tensor
@@ -75,15 +75,14 @@ class _HeadLoss(torch.autograd.Function):
         # Softmax, and sums over thousands of rows, are fp32 at least, whatever the type of the products.
         exact = torch.promote_types(rows.dtype, torch.float32)
         weight = weight.to(exact)
-        loss, entropy = weight.new_empty(2, len(goal)).unbind()
-        right = torch.zeros((), dtype=torch.float64, device=goal.device)
+        loss, entropy, right = weight.new_zeros(3, len(goal)).unbind()
         grad_features = torch.empty_like(features) if learns else None
         grad_rows = torch.zeros_like(rows, dtype=exact) if learns else None
         for part in _chunks(len(goal), features.device.type):
             x, wanted, w = features[part], goal[part], weight[part]
             logits = F.linear(x, rows).to(exact)
             if count_right:
-                right += (logits.argmax(-1) == wanted).sum()
+                right[part] = (logits.argmax(-1) == wanted).to(exact)
             log_z = logits.logsumexp(-1)
             entropy[part] = log_z - logits.gather(1, wanted[:, None])[:, 0]
             loss[part] = w * (entropy[part] + z_loss * log_z**2)

@@ -8,8 +8,10 @@ Weights and statistics travel together: a tokenizer under other statistics is si
 """
 
 import json
+import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -127,3 +129,21 @@ def read_record(folder: Path) -> dict:
 def fingerprint(folder: Path) -> str:
     """Names exactly these weights with exactly this shape and these statistics."""
     return xxhash.xxh3_64_hexdigest((folder / "config.json").read_bytes())
+
+
+def tokenizer_folder(info: dict[str, Any], shards: Path) -> Path:
+    """The artifact that made a token modality, as its manifest's `info` tells it, seen from its shards.
+
+    Raises RunError when it is gone, or is another one.
+    """
+    folder = Path(os.path.normpath(shards / info["artifact"]))
+    if not (folder / "config.json").is_file():
+        raise RunError(
+            f"the tokenizer of {info['modality']} is not in {folder} any more; restore it"
+        )
+    if fingerprint(folder) != info["tokenizer"]:
+        raise RunError(
+            f"the tokenizer in {folder} is not the one whose tokens the model was trained on; "
+            "restore it, or tokenize and train stage 2 again"
+        )
+    return folder

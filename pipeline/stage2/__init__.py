@@ -3,6 +3,7 @@
 layout     which streams there are, their places and vocabularies
 masking    which tokens of a sample are seen and which are asked for
 samples    shards -> masked samples -> batches
-model      the encoder-decoder and its loss
+model      the encoder-decoder
+loss       what any model with features of target slots is taught by
 objective  all of it as the training loop sees it
 """

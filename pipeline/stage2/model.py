@@ -19,12 +19,12 @@ from torch import Tensor, nn
 
 from configs.schema import MaskedConfig
 from pipeline.data.loader import Batch
-from pipeline.engine.objective import TOKENS, StepOutput, Sums
+from pipeline.engine.objective import StepOutput
 from pipeline.layers.attention import Rotation
 from pipeline.layers.blocks import BlockStyle, DecoderBlock, EncoderBlock, init_transformer
-from pipeline.layers.head import head_loss
 from pipeline.layers.positions import distance_bias, head_slopes, rotation
 from pipeline.stage2.layout import Layout
+from pipeline.stage2.loss import masked_loss
 
 
 class Context(NamedTuple):
@@ -154,33 +154,17 @@ class MaskedTransformer(nn.Module):
         return F.linear(features, self._head(stream_index).to(features.dtype))
 
     def forward(self, batch: Batch, evaluate: bool = False) -> StepOutput:
-        """Losses and their sums per stream; evaluating, also how many codes were right."""
+        """The training step: `pipeline.stage2.loss`."""
         features = self.decode(batch, self.encode(batch))
-        b, k, d = features.shape
-        flat = features.reshape(b * k, d)
-        per_sample = torch.zeros(b, device=flat.device)
-        sums: Sums = {}
-        for i in self.layout.targets:
-            name = self.layout.streams[i].name
-            goal, slot = batch[f"goal/{name}"], batch[f"goal_slot/{name}"]
-            weight = batch[f"goal_weight/{name}"]
-            found = head_loss(
-                flat[slot], self._head(i), goal, weight, self.config.z_loss, count_right=evaluate
-            )
-            loss = found.loss
-            if self.log_variance is not None:
-                log_variance = self.log_variance[i]
-                loss = loss * torch.exp(-log_variance) + weight * log_variance / 2
-            per_sample = per_sample.index_add(0, slot // k, loss.to(per_sample.dtype))
-            sums[f"ce/{name}"] = found.entropy.sum()
-            sums[f"tokens/{name}"] = found.entropy.new_tensor(len(goal))
-            if evaluate:
-                sums[f"right/{name}"] = found.right
-        sums["loss"] = per_sample.sum().detach()
-        sums["count"] = per_sample.new_tensor(b)
-        num_tokens = (batch["in_stream"] >= 0).sum() + (batch["out_stream"] >= 0).sum()
-        sums[TOKENS] = num_tokens.float()
-        return StepOutput(per_sample, sums)
+        return masked_loss(
+            features,
+            batch,
+            self.layout,
+            self.config,
+            self._head,
+            self.log_variance,
+            evaluate=evaluate,
+        )
 
     def _head(self, stream_index: int) -> Tensor:
         s = self.layout.streams[stream_index]

@@ -8,13 +8,14 @@ import numpy as np
 from torch import Tensor, nn
 
 from configs import ConfigError
-from configs.schema import Stage2Config
+from configs.schema import MaskedRunConfig
 from pipeline.data.loader import Batch
 from pipeline.data.selection import select
 from pipeline.data.transforms import Normaliser, statistics_for
 from pipeline.engine.objective import Critic, Remarks, Sums
 from pipeline.stage2.artifact import save
 from pipeline.stage2.layout import build_layout
+from pipeline.stage2.loss import summarise_inputs
 from pipeline.stage2.masking import build_masking
 from pipeline.stage2.model import MaskedTransformer
 from pipeline.stage2.samples import Masked, SampleReader, collate, masked_sample
@@ -23,9 +24,12 @@ from shards import SampleSet
 
 
 class MaskedObjective:
-    """Train the masked multi-modal transformer on all samples that have anything to predict."""
+    """Train the masked multi-modal transformer on all samples that have anything to predict.
 
-    def __init__(self, config: Stage2Config, dataset: SampleSet):
+    Another model for the same task overrides `build_model` and `finish`.
+    """
+
+    def __init__(self, config: MaskedRunConfig, dataset: SampleSet):
         self.config, self.dataset = config, dataset
         self.layout = build_layout(config.masked, dataset)
         self.masking = build_masking(config.masked, self.layout)
@@ -40,9 +44,13 @@ class MaskedObjective:
                 f"no sample of {dataset.path} in split {config.data.split!r} is usable and passes data.filter"
             )
         self.eval_indices = self._usable(config.data.eval_split)
-        self.model: nn.Module = MaskedTransformer(self.layout, config.masked)
+        self.model: nn.Module = self.build_model()
         self.critic: Critic | None = None
         self.tokens_per_sample = config.masked.num_input_tokens + config.masked.num_target_tokens
+
+    def build_model(self) -> nn.Module:
+        """A fresh model for the layout, with a forward as `pipeline.stage2.loss` makes it."""
+        return MaskedTransformer(self.layout, self.config.masked)
 
     def sample(self, index: int, rng: np.random.Generator, cursor: int) -> Masked:
         return masked_sample(self.reader, self.masking, index, rng)
@@ -57,7 +65,9 @@ class MaskedObjective:
         return collate(samples, self.layout, *sizes, weighing(masked, self.layout))
 
     def summarise(self, sums: dict[str, Tensor]) -> dict[str, float]:
-        """Loss, and cross-entropy (on held-out samples also accuracy) per target modality."""
+        """Loss, and cross-entropy per target modality; on held-out samples also accuracy, and both by
+        the number of modalities that a sample sees.
+        """
         values = {"loss": float(sums["loss"] / sums["count"])}
         for i in self.layout.targets:
             stream = self.layout.streams[i]
@@ -67,7 +77,7 @@ class MaskedObjective:
                 if f"right/{stream.name}" in sums:
                     right = float(sums[f"right/{stream.name}"])
                     values[f"accuracy/{stream.modality}"] = right / tokens
-        return values
+        return values | summarise_inputs(sums)
 
     def remarks(self, sums: Sums) -> Remarks:
         return Remarks()

@@ -32,7 +32,7 @@ def test_loss_and_gradients_are_those_of_cross_entropy(num_rows, z_loss):
     expected = weight * (entropy + z_loss * logits.logsumexp(-1) ** 2)
     torch.testing.assert_close(found.loss, expected)
     torch.testing.assert_close(found.entropy, entropy)
-    assert found.right == (logits.argmax(-1) == goal).sum()
+    assert torch.equal(found.right.bool(), logits.argmax(-1) == goal)
     ours = torch.autograd.grad(found.loss.sum() * 0.3, [features, rows])
     theirs = torch.autograd.grad(expected.sum() * 0.3, [features, rows])
     for mine, other in zip(ours, theirs, strict=True):

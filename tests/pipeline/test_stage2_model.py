@@ -7,6 +7,7 @@ import torch
 from configs.schema import MaskedConfig
 from pipeline.data.views import Views
 from pipeline.stage2.layout import Layout, Stream
+from pipeline.stage2.loss import num_inputs, summarise_inputs
 from pipeline.stage2.masking import Selection
 from pipeline.stage2.model import MaskedTransformer
 from pipeline.stage2.samples import Content, Masked, collate
@@ -175,3 +176,24 @@ def test_only_a_batch_with_padding_brings_a_mask():
     full = masked(rng, {0: [0, 1], 1: [0]}, {1: [1, 2, 3]})
     assert "in_real" not in make([full], n=3)
     assert make([full], n=4)["in_real"].tolist() == [[True, True, True, False]]
+
+
+def test_held_out_sums_tell_how_well_samples_with_few_inputs_do(model):
+    samples = mixed(np.random.default_rng(9))
+    alone = [
+        {k: float(v) for k, v in model(make([s]), evaluate=True).sums.items()} for s in samples
+    ]
+    told = summarise_inputs(model(make(samples), evaluate=True).sums)
+    assert [num_inputs(make([s]), LAYOUT).item() for s in samples] == [2, 1, 2]
+    assert told["inputs/1/ce"] == pytest.approx(alone[1]["ce/A@tok"], rel=1e-5)
+    ce = [
+        (alone[0]["ce/A@tok"] / 2 + alone[0]["ce/T@tok"] / 3) / 2,
+        alone[2]["ce/A@tok"] / 3,
+    ]
+    assert told["inputs/2/ce"] == pytest.approx(np.mean(ce), rel=1e-5)
+    right = [
+        (alone[0]["right/A@tok"] / 2 + alone[0]["right/T@tok"] / 3) / 2,
+        alone[2]["right/A@tok"] / 3,
+    ]
+    assert told["inputs/2/accuracy"] == pytest.approx(np.mean(right), rel=1e-5)
+    assert not any(k.startswith("inputs/3") for k in told)

@@ -1,0 +1,31 @@
+"""Frozen embeddings of codes: the latents that the quantizers of stage 1 decode them to.
+
+Shapes: V codes of one stream, L latent width.
+"""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from pipeline.stage1.artifact import ImageTokenizer, tokenizer_folder
+from pipeline.stage2.layout import Layout
+
+
+def frozen_latents(layout: Layout, shards: Path) -> dict[str, Tensor]:
+    """Per input stream that is a map, its table of latents [V, L].
+
+    Channels have mean 0 and deviation 1 over the codes: FSQ levels and VQ vectors come in different
+    sizes. Raises RunError when a tokenizer is not where the tokens of `shards` say.
+    """
+    tables = {}
+    for stream in map(layout.streams.__getitem__, layout.inputs):
+        if stream.kind != "map":
+            continue
+        folder = tokenizer_folder(layout.token_info[stream.modality], shards)
+        quantizer = ImageTokenizer.from_pretrained(folder).model.quantizer
+        with torch.no_grad():
+            latents = quantizer.decode(torch.arange(stream.vocab_size)).float()
+        deviation = latents.std(0, correction=0).clamp(min=1e-6)
+        tables[stream.name] = (latents - latents.mean(0)) / deviation
+    return tables
