@@ -13,6 +13,7 @@ import typer
 
 from configs import ConfigError, load_config, to_yaml
 from configs.schema import (
+    EvaluateConfig,
     Frozen,
     FusionRunConfig,
     MaskedRunConfig,
@@ -91,6 +92,22 @@ def generate(
         return start(loaded)
 
     _exit_with(work)
+
+
+@app.command()
+def evaluate(config: ConfigOption, overrides: Overrides = None) -> None:
+    """Score held-out tokens with all inputs, without each, with each alone; probe frozen features."""
+    loaded = cast(EvaluateConfig, load_config(config, overrides or (), kind="evaluate"))
+    if _finished(loaded.out / "scores.json", loaded):
+        _tell(f"evaluate           already done: {loaded.out}")
+        return
+
+    def run() -> int:
+        from pipeline.evaluate.run import evaluate as work
+
+        return work(loaded)
+
+    _exit_with(run)
 
 
 @app.command()

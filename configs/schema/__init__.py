@@ -16,6 +16,7 @@ from configs.schema.engine import (
     ScheduleConfig,
     WatchConfig,
 )
+from configs.schema.evaluate import EvaluateConfig, ProbeConfig
 from configs.schema.experiment import (
     ComparisonConfig,
     ExperimentConfig,
@@ -71,6 +72,7 @@ KINDS: dict[str, type[Frozen]] = {
     "stage2": Stage2Config,
     "fusion": FusionRunConfig,
     "generate": GenerateConfig,
+    "evaluate": EvaluateConfig,
     "experiment": ExperimentConfig,
     "comparison": ComparisonConfig,
     "cluster": ClusterConfig,
@@ -89,6 +91,7 @@ __all__ = [
     "DirichletMasking",
     "Display",
     "EngineConfig",
+    "EvaluateConfig",
     "ExperimentConfig",
     "FSQConfig",
     "Frozen",
@@ -110,6 +113,7 @@ __all__ = [
     "OffloadConfig",
     "OptimizerConfig",
     "PixelLossConfig",
+    "ProbeConfig",
     "ProfilerConfig",
     "RandomMasking",
     "RunConfig",

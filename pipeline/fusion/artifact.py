@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -37,10 +38,7 @@ def save(model: LateFusion, folder: Path) -> None:
 
 def load(folder: Path, device: torch.device | str = "cpu") -> LateFusion:
     """Read what `save` wrote. Raises RunError when the run has not left an artifact."""
-    path = folder / "config.json"
-    if not path.is_file():
-        raise RunError(f"no model in {folder}; finish its run first: `python -m pipeline train`")
-    record = json.loads(path.read_text())
+    record = read_record(folder)
     model = LateFusion(
         Layout.from_dict(record["layout"]),
         MaskedConfig.model_validate(record["masked"]),
@@ -49,3 +47,11 @@ def load(folder: Path, device: torch.device | str = "cpu") -> LateFusion:
     )
     model.load_state_dict(load_file(folder / "model.safetensors"), strict=True)
     return model.to(device).eval()
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """config.json of an artifact. Raises RunError when there is none."""
+    path = folder / "config.json"
+    if not path.is_file():
+        raise RunError(f"no model in {folder}; finish its run first: `python -m pipeline train`")
+    return json.loads(path.read_text())

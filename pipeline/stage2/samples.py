@@ -62,20 +62,20 @@ class SampleReader:
 
     def __init__(self, dataset: SampleSet, layout: Layout, normalisers: dict[str, Normaliser]):
         self.dataset, self.layout, self.normalisers = dataset, layout, normalisers
-        self._names = [_part_name(s) for s in layout.streams]
+        self.part_names = [_part_name(s) for s in layout.streams]
         # A sample whose parts are all absent has nothing to learn from.
         has = np.zeros(dataset.num_samples, dtype=bool)
-        for name in {self._names[i] for i in layout.targets}:
+        for name in {self.part_names[i] for i in layout.targets}:
             has |= dataset.present(name)
         self.usable = has
 
     def content(self, index: int, view: int, only: Iterable[int] | None = None) -> Content:
         """All streams (or `only` some) of one fixed view of a sample."""
         wanted = range(len(self.layout.streams)) if only is None else only
-        parts = self.dataset.read(index, {self._names[i] for i in wanted})
+        parts = self.dataset.read(index, {self.part_names[i] for i in wanted})
         found = {}
         for i in wanted:
-            stream, part = self.layout.streams[i], parts.get(self._names[i])
+            stream, part = self.layout.streams[i], parts.get(self.part_names[i])
             if part is None:
                 continue
             assert isinstance(part, np.ndarray)

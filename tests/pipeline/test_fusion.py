@@ -18,7 +18,10 @@ from pipeline.stage2.samples import Content, Masked, collate
 LAYOUT = Layout(
     (
         Stream("A@tok", "A", "map", 4, True, True, 80, (2, 2), vocab_size=7),
-        Stream("B@tok", "B", "map", 4, True, True, 80, (2, 2), vocab_size=5, position_offset=4, vocab_offset=7),
+        Stream(
+            "B@tok", "B", "map", 4, True, True, 80, (2, 2), vocab_size=5, position_offset=4,
+            vocab_offset=7,
+        ),
         Stream(
             "T@tok", "T", "sequence", 6, True, True, vocab_size=9, position_offset=8, vocab_offset=12
         ),

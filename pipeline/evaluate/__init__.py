@@ -1,0 +1,9 @@
+"""What a trained model knows with all of its inputs, without each, and with each alone.
+
+subject   a trained model of either kind behind one face
+inputs    which tokens of a sample are given
+tokens    cross-entropy and accuracy per target
+labels    what a sample can be classified as
+probes    classifiers on frozen features
+run       `python -m pipeline evaluate`
+"""

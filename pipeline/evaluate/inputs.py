@@ -1,0 +1,87 @@
+"""Which tokens of a sample are given: those of a set of modalities, as many as the model has room for."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from configs import ConfigError
+from configs.schema import EvaluateConfig
+from pipeline.stage2.layout import Layout
+from pipeline.stage2.masking import Selection
+from pipeline.stage2.samples import Content, Masked
+
+ALL = "all"
+
+
+@dataclass(frozen=True)
+class InputSet:
+    """Modalities that are given; `name` is `all`, `without/X` or `alone/X`."""
+
+    name: str
+    modalities: frozenset[str]
+
+    def streams(self, layout: Layout, target: str = "") -> list[int]:
+        """Input streams of these modalities, the target's left out."""
+        return [
+            i for i in layout.inputs if layout.streams[i].modality in self.modalities - {target}
+        ]
+
+
+def input_modalities(layout: Layout) -> list[str]:
+    """What the model takes, in registry order as far as pixels and tokens each go."""
+    return list(dict.fromkeys(layout.streams[i].modality for i in layout.inputs))
+
+
+def input_sets(layout: Layout, config: EvaluateConfig) -> list[InputSet]:
+    """All inputs, all without one, one alone. Raises ConfigError for what the model does not take."""
+    have = input_modalities(layout)
+    for key in ("without", "alone"):
+        for name in getattr(config, key) or ():
+            if name not in have:
+                raise ConfigError(f"{key} names {name}; the model takes {', '.join(have)}")
+    everything = frozenset(have)
+    sets = [InputSet(ALL, everything)]
+    if len(have) > 1:
+        without = have if config.without is None else config.without
+        alone = have if config.alone is None else config.alone
+        sets += [InputSet(f"without/{n}", everything - {n}) for n in without]
+        sets += [InputSet(f"alone/{n}", frozenset({n})) for n in alone]
+    return sets
+
+
+def share_out(capacity: list[int], total: int) -> list[int]:
+    """`total` in equal parts, at most `capacity` each; what one cannot take the others get."""
+    shares, left = [0] * len(capacity), min(total, sum(capacity))
+    while left:
+        open_ = [i for i, c in enumerate(capacity) if shares[i] < c]
+        each, rest = divmod(left, len(open_))
+        for n, i in enumerate(open_):
+            more = min(each + (n < rest), capacity[i] - shares[i])
+            shares[i] += more
+            left -= more
+    return shares
+
+
+def give(
+    content: Content,
+    layout: Layout,
+    streams: list[int],
+    num_tokens: int,
+    rng: np.random.Generator,
+    target: int | None = None,
+) -> Masked:
+    """A sample that shows tokens of `streams` and is asked for all tokens of `target`, if there is one.
+
+    Texts are read from their beginning, of everything else places are drawn.
+    """
+    there = [i for i in streams if i in content.streams]
+    counts = share_out([len(content.streams[i]) for i in there], num_tokens)
+    chosen = {}
+    for i, n in zip(there, counts, strict=True):
+        size = len(content.streams[i])
+        is_text = layout.streams[i].kind == "sequence"
+        places = np.arange(size) if is_text else rng.permutation(size)
+        if n:
+            chosen[i] = places[:n]
+    asked = {} if target is None else {target: np.arange(len(content.streams[target]))}
+    return Masked(content, Selection(chosen, asked))
