@@ -2,10 +2,10 @@
 
     shards -> stage1/<MODALITY> ... -> tokenize -> stage2 -> generate/<NAME> ... -> report
 
-Stage-1 steps are independent of one another, so are the generate steps; a comparison of tokenizers has
-a plan of its own in `launch.comparison`. Planning loads every configuration that any step will load, so
-that a wrong key is found before anything runs. A plan says nothing about machines: `launch.executors`
-and `launch.slurm` add ranks, ports and job scripts.
+Stage-1 steps are independent of one another, so are the generate steps; comparisons have plans of their
+own, of tokenizers in `launch.comparison` and of models in `launch.models`. Planning loads every
+configuration that any step will load, so that a wrong key is found before anything runs. A plan says
+nothing about machines: `launch.executors` and `launch.slurm` add ranks, ports and job scripts.
 """
 
 from collections.abc import Iterable, Iterator
@@ -13,15 +13,11 @@ from pathlib import Path
 
 from configs import ConfigError, load_config
 from configs.registry import in_registry_order
-from configs.schema import (
-    ComparisonConfig,
-    ExperimentConfig,
-    Stage2Config,
-    StepConfig,
-    TokenizeConfig,
-)
+from configs.schema import ComparisonConfig, ExperimentConfig, ModelComparisonConfig
 from launch.comparison import compare
+from launch.models import compare_models
 from launch.step import Step, Value, What, make_part, make_report, make_step
+from launch.tokens import check_tokens, token_steps
 
 
 def plan_steps(
@@ -37,6 +33,8 @@ def plan_steps(
     experiment = load_config(config_path, overrides)
     if isinstance(experiment, ComparisonConfig):
         return tuple(compare(experiment))
+    if isinstance(experiment, ModelComparisonConfig):
+        return tuple(compare_models(experiment))
     if isinstance(experiment, ExperimentConfig):
         return tuple(_chain(experiment))
     kind = getattr(experiment, "kind", "?")
@@ -47,33 +45,16 @@ def plan_steps(
 
 def _chain(experiment: ExperimentConfig) -> Iterator[Step]:
     out = experiment.out
-    shards = out / "shards"
-    view: dict[str, Value] = {"data.shards": shards}
-
-    yield make_part(experiment, "shards", What.shards, experiment.shards, {"out": shards})
-
-    tokenizers: dict[str, Path] = {}
-    for name in in_registry_order(set(experiment.stage1)):
-        own = StepConfig(
-            config=experiment.stage1_base.config,
-            overrides=experiment.stage1_base.overrides + experiment.stage1[name],
-        )
-        tokenizers[name] = out / "stage1" / name
-        fixed = {"modality": name, "out": tokenizers[name], **view}
-        yield make_part(experiment, f"stage1/{name}", What.stage1, own, fixed, after=("shards",))
-
-    fixed = {**view, **{f"tokenizers.{name}": path for name, path in tokenizers.items()}}
-    after = tuple(f"stage1/{name}" for name in tokenizers) or ("shards",)
-    tokens = make_part(
-        experiment, "tokenize", What.tokenize, experiment.tokenize, fixed, after=after
-    )
+    view: dict[str, Value] = {"data.shards": out / "shards"}
+    *before, tokens = token_steps(experiment)
+    yield from before
     yield tokens
 
     fixed = {"out": out / "stage2", **view}
     stage2 = make_part(
         experiment, "stage2", What.stage2, experiment.stage2, fixed, after=("tokenize",)
     )
-    _check_tokens(tokens, stage2)
+    check_tokens(tokens, stage2)
     yield stage2
 
     last = []
@@ -85,18 +66,3 @@ def _chain(experiment: ExperimentConfig) -> Iterator[Step]:
         yield make_part(experiment, last[-1], What.generate, task, fixed, after=("stage2",))
 
     yield make_report(experiment, tuple(last) or ("stage2",))
-
-
-def _check_tokens(tokens: Step, stage2: Step) -> None:
-    """Stage 2 may name only tokens that the chain makes."""
-    assert isinstance(tokens.config, TokenizeConfig)
-    assert isinstance(stage2.config, Stage2Config)
-    made = {*tokens.config.tokenizers, *tokens.config.modalities}
-    masked = stage2.config.masked
-    missing = sorted({*masked.tokens, *masked.targets} - made)
-    if missing:
-        raise ConfigError(
-            f"step stage2: masked.tokens or masked.targets name {', '.join(missing)}, which no "
-            "step tokenizes; add them to the experiment's `stage1` (coordinates and date to the "
-            "tokenize step's `modalities`), or leave them out of stage 2"
-        )

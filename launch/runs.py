@@ -111,13 +111,18 @@ def _compared(folder: Path) -> dict[Path, dict[str, Any]]:
     """All runs of the comparison in `folder`, if it is one; how long they are is not known yet."""
     try:
         plan = yaml.safe_load((folder / "experiment.yaml").read_text())
-        if plan["kind"] != "comparison":
+        kind, root = plan["kind"], folder.absolute()
+        if kind not in ("comparison", "model_comparison"):
             return {}
-        names = itertools.product(plan["modalities"], plan["arms"], plan["seeds"])
-        outs = [folder.absolute() / "stage1" / m / a / f"seed-{s}" for m, a, s in names]
+        pairs = list(itertools.product(plan["arms"], plan["seeds"]))
+        if kind == "comparison":
+            bases = [(root / "stage1" / name, "stage1") for name in plan["modalities"]]
+        else:
+            bases = [(root / "models", "model")]
+        outs = {base / a / f"seed-{s}": shown for base, shown in bases for a, s in pairs}
     except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError):
         return {}
-    return {out: {"kind": "stage1", "engine": {}} for out in outs}
+    return {out: {"kind": shown, "engine": {}} for out, shown in outs.items()}
 
 
 def _below(root: Path, out: Path) -> Path:

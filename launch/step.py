@@ -14,14 +14,13 @@ from omegaconf import OmegaConf
 from configs import ConfigError, load_config, to_yaml
 from configs.schema import (
     ComparisonConfig,
-    ExperimentConfig,
+    EvaluateConfig,
     Frozen,
     GenerateConfig,
     RunConfig,
     ShardsConfig,
-    Stage1Config,
-    Stage2Config,
     StepConfig,
+    TokenChain,
     TokenizeConfig,
 )
 
@@ -37,7 +36,9 @@ class What(StrEnum):
     stage1 = "stage1"
     tokenize = "tokenize"
     stage2 = "stage2"
+    fusion = "fusion"
     generate = "generate"
+    evaluate = "evaluate"
     all = "all"
 
 
@@ -46,7 +47,9 @@ _COMMANDS: dict[What, tuple[Package, str, Launch]] = {
     What.stage1: ("pipeline", "train", "ranks"),
     What.tokenize: ("pipeline", "tokenize", "ranks"),
     What.stage2: ("pipeline", "train", "ranks"),
+    What.fusion: ("pipeline", "train", "ranks"),
     What.generate: ("pipeline", "generate", "single"),
+    What.evaluate: ("pipeline", "evaluate", "single"),
 }
 
 
@@ -118,7 +121,7 @@ def _quoted(text: str) -> str:
 
 
 def make_part(
-    experiment: ExperimentConfig | ComparisonConfig,
+    experiment: TokenChain | ComparisonConfig,
     name: str,
     what: What,
     own: StepConfig,
@@ -154,7 +157,7 @@ def make_step(
     config = load_config(config_path, overrides, kind=what.value)
     package, verb, launch = _COMMANDS[what]
     out, markers = _output(config)
-    if isinstance(config, Stage1Config | Stage2Config):
+    if isinstance(config, RunConfig):
         record = config.out / "config.yaml"
     return Step(
         name=name or what.value,
@@ -170,7 +173,7 @@ def make_step(
 
 
 def make_report(
-    experiment: ExperimentConfig | ComparisonConfig,
+    experiment: TokenChain | ComparisonConfig,
     after: tuple[str, ...],
     *,
     tolerant: bool = False,
@@ -194,13 +197,13 @@ def _output(config: Frozen) -> tuple[Path, tuple[Path, ...]]:
     match config:
         case ShardsConfig():
             return config.out, (config.out / "manifest.json",)
-        case Stage1Config() | Stage2Config():
+        case RunConfig():
             return config.out, (config.out / "DONE",)
         case TokenizeConfig():
             # Named by pipeline.stage1.tokenize.extra_name, whose module imports torch.
             names = (*config.tokenizers, *config.modalities)
             extra = Path(config.data.shards) / "extra"
             return extra, tuple(extra / f"tok_{name}" / "manifest.json" for name in names)
-        case GenerateConfig():
+        case GenerateConfig() | EvaluateConfig():
             return config.out, (config.out / "scores.json",)
     raise AssertionError(f"no step is made from a {type(config).__name__}")

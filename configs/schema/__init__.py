@@ -21,7 +21,9 @@ from configs.schema.experiment import (
     ComparisonConfig,
     ExperimentConfig,
     GenerateStep,
+    ModelComparisonConfig,
     StepConfig,
+    TokenChain,
 )
 from configs.schema.fusion import FusionConfig
 from configs.schema.generate import GenerateConfig
@@ -75,6 +77,7 @@ KINDS: dict[str, type[Frozen]] = {
     "evaluate": EvaluateConfig,
     "experiment": ExperimentConfig,
     "comparison": ComparisonConfig,
+    "model_comparison": ModelComparisonConfig,
     "cluster": ClusterConfig,
 }
 
@@ -110,6 +113,7 @@ __all__ = [
     "MaskingConfig",
     "MixedIn",
     "Modality",
+    "ModelComparisonConfig",
     "OffloadConfig",
     "OptimizerConfig",
     "PixelLossConfig",
@@ -128,6 +132,7 @@ __all__ = [
     "StepConfig",
     "SyntheticSourceConfig",
     "TerraMeshSourceConfig",
+    "TokenChain",
     "TokenizeConfig",
     "TokenizerConfig",
     "TubeMasking",

@@ -2,7 +2,7 @@
 
 import re
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 from pydantic import Field, field_validator, model_validator
 
@@ -24,13 +24,12 @@ class GenerateStep(StepConfig):
     target: tuple[str, ...] = Field(min_length=1)
 
 
-class ExperimentConfig(Frozen):
-    """The whole chain; every output lies under `out`, so that it can be found again and resumed.
+class TokenChain(Frozen):
+    """From a source to a data set with tokens; every output lies under `out`.
 
     `stage1` maps each modality to its own overrides, applied after those of `stage1_base`.
     """
 
-    kind: Literal["experiment"]
     title: str
     out: Path
     synthetic: bool = Field(default=False, description="true where the samples are not real ones")
@@ -38,8 +37,35 @@ class ExperimentConfig(Frozen):
     stage1_base: StepConfig
     stage1: dict[str, tuple[str, ...]]
     tokenize: StepConfig
+
+
+class ExperimentConfig(TokenChain):
+    """The whole chain; every output lies under `out`, so that it can be found again and resumed."""
+
+    kind: Literal["experiment"]
     stage2: StepConfig
     generate: dict[str, GenerateStep] = {}
+
+
+Named = TypeVar("Named")
+
+
+def _named(value: dict[str, Named]) -> dict[str, Named]:
+    if not value:
+        raise ValueError("name at least one")
+    for name in value:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+-]*", name):
+            raise ValueError(
+                f"{name!r} becomes the name of a folder; use letters, digits and . _ + -, and "
+                "begin with a letter or a digit"
+            )
+    return value
+
+
+def _unique(value: tuple[int, ...]) -> tuple[int, ...]:
+    if not value or len(set(value)) < len(value) or min(value) < 0:
+        raise ValueError("name at least one seed, each once, none below 0")
+    return value
 
 
 class ComparisonConfig(Frozen):
@@ -61,25 +87,8 @@ class ComparisonConfig(Frozen):
     arms: dict[str, tuple[str, ...]]
     seeds: tuple[int, ...] = (0,)
 
-    @field_validator("modalities", "arms")
-    @classmethod
-    def _named(cls, value: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
-        if not value:
-            raise ValueError("name at least one")
-        for name in value:
-            if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+-]*", name):
-                raise ValueError(
-                    f"{name!r} becomes the name of a folder; use letters, digits and . _ + -, and "
-                    "begin with a letter or a digit"
-                )
-        return value
-
-    @field_validator("seeds")
-    @classmethod
-    def _unique(cls, value: tuple[int, ...]) -> tuple[int, ...]:
-        if not value or len(set(value)) < len(value) or min(value) < 0:
-            raise ValueError("name at least one seed, each once, none below 0")
-        return value
+    _folders = field_validator("modalities", "arms")(_named)
+    _once = field_validator("seeds")(_unique)
 
     @model_validator(mode="after")
     def _one_data_set(self) -> "ComparisonConfig":
@@ -89,3 +98,21 @@ class ComparisonConfig(Frozen):
                 "shards=null where the file gives the other"
             )
         return self
+
+
+class ModelComparisonConfig(TokenChain):
+    """Models side by side on one data set with tokens: every arm with every seed, and one page.
+
+    An arm is a stage-2 or a late-fusion configuration; `budget` are overrides that all of them get before
+    their own. Runs are `out/models/<ARM>/seed-<S>`, each with its `evaluation/`. Arms of one seed see the
+    same samples in the same order.
+    """
+
+    kind: Literal["model_comparison"]
+    budget: tuple[str, ...] = ()
+    arms: dict[str, StepConfig]
+    seeds: tuple[int, ...] = (0,)
+    evaluate: StepConfig
+
+    _folders = field_validator("arms")(_named)
+    _once = field_validator("seeds")(_unique)
