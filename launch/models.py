@@ -53,7 +53,7 @@ def _run(
     }
     both = StepConfig(config=own.config, overrides=comparison.budget + own.overrides)
     try:
-        config = load_config(both.config, both.overrides)
+        config = load_config(own.config)
     except ConfigError as error:
         raise ConfigError(f"step {name}: {error}") from error
     if not isinstance(config, MaskedRunConfig):

@@ -3,6 +3,7 @@
 subject   a trained model of either kind behind one face
 inputs    which tokens of a sample are given
 tokens    cross-entropy and accuracy per target
+prior     the trivial guess of tokens
 labels    what a sample can be classified as
 probes    classifiers on frozen features
 run       `python -m pipeline evaluate`

@@ -52,13 +52,10 @@ def input_sets(layout: Layout, config: EvaluateConfig) -> list[InputSet]:
 def share_out(capacity: list[int], total: int) -> list[int]:
     """`total` in equal parts, at most `capacity` each; what one cannot take the others get."""
     shares, left = [0] * len(capacity), min(total, sum(capacity))
-    while left:
-        open_ = [i for i, c in enumerate(capacity) if shares[i] < c]
-        each, rest = divmod(left, len(open_))
-        for n, i in enumerate(open_):
-            more = min(each + (n < rest), capacity[i] - shares[i])
-            shares[i] += more
-            left -= more
+    # Those that can take the least first: what they leave is known when the others' turn comes.
+    for turn, i in enumerate(sorted(range(len(capacity)), key=capacity.__getitem__)):
+        shares[i] = min(capacity[i], left // (len(capacity) - turn))
+        left -= shares[i]
     return shares
 
 

@@ -1,7 +1,7 @@
 """`python -m pipeline evaluate`: held-out tokens and probes of a trained model.
 
 OUT/config.yaml    what was asked
-OUT/scores.json    model, tokens per input set and target, probes per label; written last
+OUT/scores.json    tokens per input set and target beside a trivial guess, probes per label; written last
 """
 
 import json
@@ -22,6 +22,7 @@ from pipeline.engine.lifecycle import OK, write_atomic
 from pipeline.engine.metrics import say
 from pipeline.evaluate.inputs import ALL, InputSet, give, input_modalities, input_sets
 from pipeline.evaluate.labels import class_name, label_of, label_row
+from pipeline.evaluate.prior import prior_scores
 from pipeline.evaluate.probes import probe
 from pipeline.evaluate.subject import Subject, load_subject
 from pipeline.evaluate.tokens import score_tokens
@@ -57,6 +58,7 @@ def evaluate(config: EvaluateConfig) -> int:
         "num_samples": len(contents),
         "num_input_tokens": num_tokens,
         "tokens": scores,
+        "prior": _prior(reader, config, contents),
         "probes": {row.name: _probe(subject, reader, row, config, num_tokens) for row in rows},
     }
     config.out.mkdir(parents=True, exist_ok=True)
@@ -87,6 +89,16 @@ def _most_complete(dataset: SampleSet, reader: SampleReader, config: EvaluateCon
     have = sum(dataset.present(name)[usable].astype(int) for name in reader.part_names)
     order = np.argsort(-np.asarray(have), kind="stable")
     return np.sort(usable[order][: config.num_samples])
+
+
+def _prior(
+    reader: SampleReader, config: EvaluateConfig, held_out: list[tuple[int, Content]]
+) -> dict[str, dict[str, float]]:
+    """The trivial guess, learned from as many training samples as probes learn from."""
+    indices = select(reader.dataset, config.data, config.data.split)
+    indices = spread(indices[reader.usable[indices]], config.probes.num_train)
+    train = readable_contents(reader, indices, reader.layout.views.centre)
+    return prior_scores(reader.layout, (c for _, c in train), (c for _, c in held_out))
 
 
 def _probe(

@@ -11,6 +11,7 @@ from configs.registry import in_registry_order
 from configs.schema import Modality
 from pipeline.report.comparison import Comparison, read_comparison
 from pipeline.report.files import Record, dig, read_arrays, read_json, read_yaml
+from pipeline.report.models import ModelComparison, read_models
 from pipeline.report.runs import TrainingRun, read_run
 from shards import Dataset, ShardError, open_dataset
 
@@ -41,7 +42,7 @@ class Generation:
 class Found:
     """Everything in a folder.
 
-    `single` names the kind of a lone run's folder, or is "comparison"; "" for an experiment.
+    `single` names the kind of a lone run's folder, or of a comparison; "" for an experiment.
     """
 
     folder: Path
@@ -54,17 +55,20 @@ class Found:
     notes: list[str] = field(default_factory=list)
     title: str = ""
     comparison: Comparison | None = None
+    models: ModelComparison | None = None
 
     @property
     def synthetic(self) -> bool:
         source = self.dataset.manifest.get("source") if self.dataset else None
-        if self.comparison and self.dataset is None and not self.shards_config:
-            return bool(self.comparison.plan.get("synthetic"))
+        compared = self.comparison or self.models
+        if compared and self.dataset is None and not self.shards_config:
+            return bool(compared.plan.get("synthetic"))
         return dig(source or self.shards_config.get("source"), "type") == "synthetic"
 
     @property
     def runs(self) -> list[TrainingRun]:
         compared = [c.run for c in self.comparison.runs] if self.comparison else []
+        compared += [m.run for m in self.models.runs] if self.models else []
         return [*self.stage1.values(), *([self.stage2] if self.stage2 else []), *compared]
 
     def modality(self, name: str) -> Modality | None:
@@ -79,15 +83,19 @@ def collect(folder: Path) -> Found:
     """Read an experiment's folder, or that of a single run."""
     found = Found(folder)
     config = read_yaml(folder / "config.yaml", found.notes)
+    plan = read_yaml(folder / "experiment.yaml", found.notes)
     kind = config.get("kind")
     if (folder / "manifest.json").is_file():
         found.single = "shards"
         found.dataset = _dataset(folder, found.notes)
-    elif kind in ("stage1", "stage2", "generate"):
+    elif kind in ("stage1", "stage2", "fusion", "generate"):
         found.single = kind
         _add_single(found, config)
-    elif (plan := read_yaml(folder / "experiment.yaml", found.notes)).get("kind") == "comparison":
+    elif plan.get("kind") == "comparison":
         _add_comparison(found, plan)
+    elif plan.get("kind") == "model_comparison":
+        _add_experiment(found)
+        found.models, found.single = read_models(folder, plan, found.notes), "models"
     else:
         _add_experiment(found)
     return found
@@ -99,7 +107,7 @@ def _add_single(found: Found, config: Record) -> None:
         found.dataset = _dataset(Path(shards), found.notes)
     if found.single == "generate":
         found.generations = [_generation(found.folder, found.notes)]
-    elif found.single == "stage2":
+    elif found.single in ("stage2", "fusion"):
         found.stage2 = read_run(found.folder, found.notes)
     else:
         found.stage1 = {str(config.get("modality")): read_run(found.folder, found.notes)}

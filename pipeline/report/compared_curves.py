@@ -59,7 +59,7 @@ def _panel(
     comparison: Comparison, row: Modality, title: str, curve: Curve, *, log: bool = True
 ) -> Markup | None:
     lines = [
-        _line(arm_style(i), [curve(r.run) for r in comparison.of(row.name, arm)])
+        mean_line(arm_style(i), [curve(r.run) for r in comparison.of(row.name, arm)])
         for i, arm in enumerate(comparison.arms)
     ]
     if not any(line.points for line in lines):
@@ -73,7 +73,7 @@ def _panel(
     return chart(title, "", lines, num_steps, log=log, spoken=f"at the end: {', '.join(ends)}")
 
 
-def _line(style: str, curves: list[Points]) -> Line:
+def mean_line(style: str, curves: list[Points]) -> Line:
     """Mean and deviation over the seeds that have a step."""
     by_step: dict[float, list[float]] = {}
     for points in curves:

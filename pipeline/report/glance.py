@@ -4,7 +4,6 @@ import time
 
 from pipeline.report import numbers
 from pipeline.report.collect import Found
-from pipeline.report.comparison import Comparison
 from pipeline.report.html import Markup, tag
 from pipeline.report.runs import TrainingRun
 from pipeline.report.scores import score_rows
@@ -15,6 +14,7 @@ _SINGLE = {
     "shards": "A data set of aligned samples.",
     "stage1": "The tokenizer of one modality.",
     "stage2": "A masked multi-modal transformer.",
+    "fusion": "A model that fuses modalities late.",
     "generate": "Maps generated for held-out samples.",
 }
 Fact = tuple[str, str, str]
@@ -52,6 +52,8 @@ def _sentence(found: Found) -> str:
         arms = numbers.counted(len(found.comparison.arms), "tokenizer")
         names = ", ".join(found.comparison.modalities)
         parts.append(f"{arms} side by side on {names}")
+    if found.models:
+        parts.append(f"{', '.join(found.models.arms)} side by side")
     if not parts:
         return "Nothing has been run here yet."
     return f"{', '.join(parts)}."
@@ -60,7 +62,9 @@ def _sentence(found: Found) -> str:
 def _facts(found: Found) -> list[Fact]:
     facts = [_samples(found)] if found.dataset else []
     if found.comparison:
-        facts.append(_compared(found.comparison))
+        facts.append(_compared([r.run for r in found.comparison.runs]))
+    if found.models:
+        facts.append(_compared([r.run for r in found.models.runs]))
     if found.stage1:
         facts.append(_tokenizers(list(found.stage1.values())))
     if found.stage2:
@@ -82,8 +86,7 @@ def _samples(found: Found) -> Fact:
     return "Samples", f"{found.dataset.num_samples:,}", shares
 
 
-def _compared(comparison: Comparison) -> Fact:
-    runs = [r.run for r in comparison.runs]
+def _compared(runs: list[TrainingRun]) -> Fact:
     states = {
         "failed": sum(bool(run.failure) and not run.done for run in runs),
         "unfinished": sum(not run.done and not run.failure for run in runs),

@@ -1,7 +1,8 @@
 """`python -m pipeline report FOLDER`: one HTML file that needs nothing else, and the score table.
 
 Sections, in order: what was run, generated maps, scores, stage 1, curves, stage 2, samples, provenance;
-of a comparison: what was run, scores, curves, reconstructions, what it shows, samples, provenance.
+of a comparison of tokenizers: what was run, scores, curves, reconstructions, what it shows, samples,
+provenance; of models: scores, missing inputs, probes, curves, what it shows, stage 1, samples, provenance.
 A part that is missing or unfinished is named in its place. Pictures travel inside the file; when it would
 grow past `LIMIT_BYTES` they are drawn smaller.
 """
@@ -18,6 +19,14 @@ from pipeline.report.compared_pictures import compared_pictures_section
 from pipeline.report.generated import generated_section
 from pipeline.report.glance import header
 from pipeline.report.html import Markup, tag
+from pipeline.report.models_curves import models_curves_section
+from pipeline.report.models_limits import models_limits_section
+from pipeline.report.models_table import (
+    missing_section,
+    models_section,
+    print_models,
+    probes_section,
+)
 from pipeline.report.pictures import Painter
 from pipeline.report.provenance import provenance_section
 from pipeline.report.samples import samples_section
@@ -46,11 +55,31 @@ _OF_COMPARISON = {
     "samples": "Samples",
     "provenance": "Provenance",
 }
+_OF_MODELS = {
+    "models": "Scores",
+    "missing": "With inputs missing",
+    "probes": "Probes",
+    "curves": "Curves",
+    "limits": "What it shows",
+    "stage1": "Stage 1",
+    "samples": "Samples",
+    "provenance": "Provenance",
+}
 _OF_SINGLE = {
     "shards": ("samples", "provenance"),
     "stage1": ("stage1", "curves", "provenance"),
     "stage2": ("stage2", "provenance"),
+    "fusion": ("stage2", "provenance"),
     "generate": ("generated", "scores", "provenance"),
+}
+
+
+_MODEL_SECTIONS = {
+    "models": models_section,
+    "missing": missing_section,
+    "probes": probes_section,
+    "curves": models_curves_section,
+    "limits": models_limits_section,
 }
 
 
@@ -70,6 +99,8 @@ def write_report(folder: Path, out: Path) -> None:
         raise ConfigError(f"{out} cannot be written: {error}; write --out FILE") from error
     if found.comparison:
         print_comparison(found)
+    elif found.models:
+        print_models(found)
     elif found.single in ("", "generate"):
         print_scores(found)
     sys.stdout.write(f"{out.resolve()}\n")
@@ -87,7 +118,7 @@ def _fitting(found: Found) -> str:
 
 
 def _page(found: Found, painter: Painter) -> str:
-    words = _OF_COMPARISON if found.comparison else _SECTIONS
+    words = _OF_COMPARISON if found.comparison else _OF_MODELS if found.models else _SECTIONS
     names = _OF_SINGLE.get(found.single, tuple(words))
     links = [tag("li", tag("a", words[name], href=f"#{name}")) for name in names]
     head = tag(
@@ -111,6 +142,8 @@ def _page(found: Found, painter: Painter) -> str:
 
 
 def _section(name: str, found: Found, painter: Painter) -> Markup:
+    if found.models and (of_models := _MODEL_SECTIONS.get(name)):
+        return of_models(found)
     match name:
         case "generated":
             return generated_section(found, painter)

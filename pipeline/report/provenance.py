@@ -10,7 +10,7 @@ from pipeline.report.runs import TrainingRun
 
 def provenance_section(found: Found) -> Markup:
     """One table over all runs, then what to open."""
-    title = "Provenance"
+    title, compared = "Provenance", found.comparison or found.models
     runs = [_cells(run) for run in found.runs]
     head = ("Run", "State", "Started", "Code", "Ranks", "Seed", "Committed steps", "Data set")
     shown = table("Training runs", head, runs, words=range(8)) if runs else None
@@ -21,7 +21,7 @@ def provenance_section(found: Found) -> Markup:
         _versions(found.runs),
         _dataset(found),
         tag("h3", "Resolved configurations"),
-        [_configuration("The comparison", found.comparison.plan)] if found.comparison else None,
+        [_configuration("The comparison", compared.plan)] if compared else None,
         [_configuration(run.name, run.config) for run in _told(found)],
         [_configuration(f"generate {task.name}", task.config) for task in found.generations],
         [_problems(found.notes)] if found.notes else None,
@@ -30,6 +30,9 @@ def provenance_section(found: Found) -> Markup:
 
 def _told(found: Found) -> list[TrainingRun]:
     """Whose configurations are shown: all, but of a comparison's seeds, which are alike, the first."""
+    if found.models is not None:
+        heads = {m.arm: m.run for m in reversed(found.models.runs)}
+        return [*found.stage1.values(), *reversed(heads.values())]
     if found.comparison is None:
         return found.runs
     first = {(r.modality, r.arm): r.run for r in reversed(found.comparison.runs)}

@@ -35,6 +35,8 @@ class TrainingRun:
         if self.title:
             return self.title
         modality = self.config.get("modality")
+        if self.config.get("kind") == "fusion":
+            return "late fusion"
         return f"stage 1 {modality}" if modality else "stage 2"
 
     @property
