@@ -8,6 +8,7 @@ from configs import ConfigError, load_config
 from configs.schema import FusionConfig, MaskedConfig
 from pipeline.data.views import Views
 from pipeline.fusion import artifact
+from pipeline.fusion.combine import Gated
 from pipeline.fusion.model import LateFusion
 from pipeline.fusion.pooling import nearness, pool
 from pipeline.layers.positions import METRES_PER_UNIT
@@ -157,6 +158,7 @@ def test_gates_and_means_weigh_what_is_there():
     mean = build(combine="mean").combine(vectors, there, query)
     torch.testing.assert_close(mean[0], (vectors[0][0] + vectors[2][0]) / 2)
     gated = build(combine="gated").combine
+    assert isinstance(gated, Gated)
     found = gated(vectors, there, query)
     torch.testing.assert_close(found[1], vectors[3][1])
     logits = [gated.own[s](vectors[s][0]) + gated.asked(query[0])[:, s, None] for s in (0, 2)]
