@@ -15,7 +15,7 @@ from pipeline.engine.distributed import World
 from pipeline.engine.objective import Objective
 from pipeline.engine.optimizer import nvidia_apex
 from pipeline.engine.pair import PairEngine
-from pipeline.layers.blocks import DecoderBlock, EncoderBlock
+from pipeline.layers.blocks import DecoderBlock, EncoderBlock, MlpBlock
 
 
 def build_engine(model: nn.Module, config: EngineConfig, world: World, num_micro: int) -> Engine:
@@ -63,7 +63,7 @@ def build_engines(
 
 
 def use_checkpointing(model: nn.Module) -> int:
-    """Keep of each transformer block its input alone, and compute the rest again going backward.
+    """Keep of each block its input alone, and compute the rest again going backward.
 
     Returns how many blocks that are.
     """
@@ -75,7 +75,8 @@ def use_checkpointing(model: nn.Module) -> int:
 
 
 def _blocks(model: nn.Module) -> Iterator[nn.Module]:
-    return (m for m in model.modules() if isinstance(m, EncoderBlock | DecoderBlock))
+    kinds = (EncoderBlock, DecoderBlock, MlpBlock)
+    return (m for m in model.modules() if isinstance(m, kinds))
 
 
 def use_fused_norms(model: nn.Module) -> None:

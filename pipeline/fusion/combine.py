@@ -14,14 +14,14 @@ class Concat(nn.Module):
 
     def __init__(self, num_streams: int, width: int):
         super().__init__()
-        self.missing = nn.Parameter(torch.zeros(num_streams, width))
+        self.missing_embed = nn.Parameter(torch.zeros(num_streams, width))
         self.proj = nn.Linear(num_streams * width, width)
 
     def forward(self, streams: list[Tensor], there: Tensor, query: Tensor) -> Tensor:
         """S vectors [B, K, D] and what is asked for [B, K, D] -> [B, K, D]."""
         x = torch.stack(streams, 2)
         return self.proj(
-            torch.where(there[:, None, :, None], x, self.missing.to(x.dtype)).flatten(2)
+            torch.where(there[:, None, :, None], x, self.missing_embed.to(x.dtype)).flatten(2)
         )
 
 

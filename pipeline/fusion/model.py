@@ -23,21 +23,9 @@ from pipeline.data.loader import Batch
 from pipeline.engine.objective import StepOutput
 from pipeline.fusion.combine import COMBINERS
 from pipeline.fusion.pooling import nearness, pool
-from pipeline.layers.blocks import Mlp, init_transformer
+from pipeline.layers.blocks import MlpBlock, init_transformer
 from pipeline.stage2.layout import Layout
 from pipeline.stage2.loss import masked_loss
-
-
-class Residual(nn.Module):
-    """x + MLP(norm(x)): [..., D] -> [..., D]."""
-
-    def __init__(self, width: int, ratio: float):
-        super().__init__()
-        self.norm = nn.LayerNorm(width)
-        self.mlp = Mlp(width, int(width * ratio))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.mlp(self.norm(x))
 
 
 class LateFusion(nn.Module):
@@ -79,7 +67,7 @@ class LateFusion(nn.Module):
                 if s.name in self.latent_widths
             }
         )
-        self.token_mlps = nn.ModuleList(Residual(width, ratio) for _ in range(fusion.token_depth))
+        self.token_mlps = nn.ModuleList(MlpBlock(width, ratio) for _ in range(fusion.token_depth))
         num_means = len(fusion.reach_m) + 1
         self.merge = nn.ModuleDict(
             {s.modality: nn.Linear(num_means * width, width) for s in inputs}
@@ -88,7 +76,7 @@ class LateFusion(nn.Module):
         self.combine = COMBINERS[fusion.combine](len(inputs), width)
         writes = any(layout.streams[i].kind == "sequence" for i in layout.targets)
         self.written = nn.Linear(2 * width, width, bias=False) if writes else None
-        self.mlps = nn.ModuleList(Residual(width, ratio) for _ in range(fusion.depth))
+        self.mlps = nn.ModuleList(MlpBlock(width, ratio) for _ in range(fusion.depth))
         self.norm = nn.LayerNorm(width)
         self.log_variance = (
             nn.Parameter(torch.zeros(len(layout.streams))) if masked.uncertainty else None

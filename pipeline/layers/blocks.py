@@ -1,4 +1,4 @@
-"""Pre-norm transformer blocks: encoder, and decoder with cross-attention."""
+"""Pre-norm blocks: of a transformer's encoder, of its decoder with cross-attention, and an MLP alone."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -54,6 +54,18 @@ class GatedMlp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.fc2(F.silu(self.fc1(x)) * self.fc3(x))
+
+
+class MlpBlock(nn.Module):
+    """An MLP, pre-normalised and residual, for each token by itself: [..., D] -> [..., D]."""
+
+    def __init__(self, width: int, mlp_ratio: float):
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.mlp = Mlp(width, int(width * mlp_ratio))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.mlp(self.norm(x))
 
 
 class EncoderBlock(nn.Module):
