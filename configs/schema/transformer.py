@@ -42,6 +42,8 @@ class TransformerConfig(Frozen):
     `relative_positions`, beside the fixed codes of places: `distance` lets most attention heads prefer
     what is near on the ground, in any modality (as ALiBi), `rotary` turns queries and keys by it.
     `num_registers` learned tokens stand beside the input tokens (Darcet et al. 2024).
+    `embeddings: 4m` is for weights of 4M and TerraMind: one table of codes for what goes in and another
+    for what comes out, both unscaled, pixel patches without bias, and positions kept with the weights.
     """
 
     shape: str | None = None
@@ -53,10 +55,12 @@ class TransformerConfig(Frozen):
     mlp: Literal["gelu", "swiglu"] = "gelu"
     norm: Literal["layer", "rms"] = "layer"
     bias: bool = True
+    norm_bias: bool | None = Field(default=None, description="of layer norms; null: as `bias`")
     qk_norm: bool = False
     norm_eps: float = Field(default=1e-5, gt=0)
     num_registers: int = Field(default=0, ge=0)
     relative_positions: Literal["none", "distance", "rotary"] = "none"
+    embeddings: Literal["house", "4m"] = "house"
 
     @model_validator(mode="before")
     @classmethod

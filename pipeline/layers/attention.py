@@ -26,10 +26,10 @@ class Rotation(NamedTuple):
 class HeadNorm(nn.Module):
     """Normalises queries and keys per head, so that logits stay bounded (Dehghani et al. 2023, 3.2)."""
 
-    def __init__(self, head_width: int):
+    def __init__(self, head_width: int, eps: float = 1e-5):
         super().__init__()
-        self.q = nn.LayerNorm(head_width, bias=False)
-        self.k = nn.LayerNorm(head_width, bias=False)
+        self.q = nn.LayerNorm(head_width, eps, bias=False)
+        self.k = nn.LayerNorm(head_width, eps, bias=False)
 
     def forward(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
         return self.q(q), self.k(k)
@@ -41,11 +41,18 @@ class SelfAttention(nn.Module):
     `forward(x[B, N, D], mask[B, 1, N, N] | None) -> [B, N, D]`; True in the mask lets attend.
     """
 
-    def __init__(self, width: int, num_heads: int, bias: bool = True, qk_norm: bool = False):
+    def __init__(
+        self,
+        width: int,
+        num_heads: int,
+        bias: bool = True,
+        qk_norm: bool = False,
+        norm_eps: float = 1e-5,
+    ):
         super().__init__()
         self.num_heads = num_heads
         self.qkv = nn.Linear(width, 3 * width, bias=bias)
-        self.norm = HeadNorm(width // num_heads) if qk_norm else None
+        self.norm = HeadNorm(width // num_heads, norm_eps) if qk_norm else None
         self.proj = nn.Linear(width, width, bias=bias)
 
     def forward(
@@ -63,12 +70,19 @@ class CrossAttention(nn.Module):
     `forward(x[B, N, D], context[B, K, D], mask[B, 1, N|1, K] | None) -> [B, N, D]`.
     """
 
-    def __init__(self, width: int, num_heads: int, bias: bool = True, qk_norm: bool = False):
+    def __init__(
+        self,
+        width: int,
+        num_heads: int,
+        bias: bool = True,
+        qk_norm: bool = False,
+        norm_eps: float = 1e-5,
+    ):
         super().__init__()
         self.num_heads = num_heads
         self.q = nn.Linear(width, width, bias=bias)
         self.kv = nn.Linear(width, 2 * width, bias=bias)
-        self.norm = HeadNorm(width // num_heads) if qk_norm else None
+        self.norm = HeadNorm(width // num_heads, norm_eps) if qk_norm else None
         self.proj = nn.Linear(width, width, bias=bias)
 
     def forward(

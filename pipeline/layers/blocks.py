@@ -11,18 +11,23 @@ from pipeline.layers.attention import CrossAttention, Rotation, SelfAttention
 
 @dataclass(frozen=True)
 class BlockStyle:
-    """What blocks are made of. The default is ViT's; 4M's has `mlp: swiglu` and no biases."""
+    """What blocks are made of. The default is ViT's; 4M's has `mlp: swiglu` and no biases.
+
+    `norm_bias` is that of layer norms; None: as `bias`.
+    """
 
     norm: Literal["layer", "rms"] = "layer"
     mlp: Literal["gelu", "swiglu"] = "gelu"
     bias: bool = True
     qk_norm: bool = False
     eps: float = 1e-5
+    norm_bias: bool | None = None
 
     def make_norm(self, width: int) -> nn.Module:
         if self.norm == "rms":
             return nn.RMSNorm(width, self.eps)
-        return nn.LayerNorm(width, self.eps, bias=self.bias)
+        bias = self.bias if self.norm_bias is None else self.norm_bias
+        return nn.LayerNorm(width, self.eps, bias=bias)
 
     def make_mlp(self, width: int, ratio: float) -> nn.Module:
         """`ratio` is the hidden width over the width; a gated MLP takes 2/3 of it, for equal cost."""
@@ -76,7 +81,7 @@ class EncoderBlock(nn.Module):
     ):
         super().__init__()
         self.norm1 = style.make_norm(width)
-        self.attn = SelfAttention(width, num_heads, style.bias, style.qk_norm)
+        self.attn = SelfAttention(width, num_heads, style.bias, style.qk_norm, style.eps)
         self.norm2 = style.make_norm(width)
         self.mlp = style.make_mlp(width, mlp_ratio)
 
@@ -95,10 +100,10 @@ class DecoderBlock(nn.Module):
     ):
         super().__init__()
         self.norm1 = style.make_norm(width)
-        self.self_attn = SelfAttention(width, num_heads, style.bias, style.qk_norm)
+        self.self_attn = SelfAttention(width, num_heads, style.bias, style.qk_norm, style.eps)
         self.query_norm = style.make_norm(width)
         self.context_norm = style.make_norm(width)
-        self.cross_attn = CrossAttention(width, num_heads, style.bias, style.qk_norm)
+        self.cross_attn = CrossAttention(width, num_heads, style.bias, style.qk_norm, style.eps)
         self.norm2 = style.make_norm(width)
         self.mlp = style.make_mlp(width, mlp_ratio)
 

@@ -5,14 +5,32 @@ patches of different size; their centres get codes of the same function of groun
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from pipeline.layers.attention import Rotation
+from pipeline.layers.float32 import Float32Buffers
 
 # The finest wavelength resolves neighbouring patches of 80 m; the coarsest spans several tiles.
 METRES_PER_UNIT = 40.0
 MAX_PERIOD = 10_000.0
 ROTARY_BASE = 100.0
+
+
+class PlaceTable(Float32Buffers):
+    """One code per place: rows [...] -> codes [..., width]. Float32 whatever the model around it is.
+
+    `kept`: the table is part of the weights, for codes that are no function of the place.
+    """
+
+    table: Tensor
+
+    def __init__(self, table: Tensor, kept: bool):
+        super().__init__()
+        self.register_buffer("table", table, persistent=kept)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        return self.table[rows]
 
 
 def sincos(values: Tensor, width: int) -> Tensor:
@@ -38,6 +56,18 @@ def grid_centres(rows: int, columns: int, patch_m: float) -> Tensor:
     right = (torch.arange(columns) + 0.5) * patch_m / METRES_PER_UNIT
     y, x = torch.meshgrid(down, right, indexing="ij")
     return torch.stack([y.flatten(), x.flatten()], dim=1)
+
+
+def resized_positions(codes: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor:
+    """Codes [h * w, D] of one grid as those of another over the same ground, bicubically.
+
+    As TerraMind's `interpolate_pos_encoding`.
+    """
+    if old == new:
+        return codes
+    image = codes.float().T.reshape(1, -1, *old)
+    image = F.interpolate(image, size=new, mode="bicubic", align_corners=False)
+    return image.flatten(2)[0].T.to(codes.dtype)
 
 
 def head_slopes(num_heads: int) -> Tensor:

@@ -5,6 +5,8 @@ Shapes: B batch, N input tokens, K target tokens, D width, V codes of one stream
 - pixel patches enter through one linear layer per pixel stream; only chosen patches are embedded;
 - positions are fixed sine-cosine codes on the ground; each stream adds a learned vector;
 - the decoder attends within a stream (causally in sequences) and to all encoded tokens;
+- `embeddings: 4m` differs in what 4M and TerraMind do otherwise, so that their weights fit: a second
+  table of codes for the decoder and the heads, nothing scaled, positions kept with the weights;
 - the loss of a sample is a weighted mean of its target tokens' cross-entropy.
 
 Every stream runs in every step, on no tokens where it is absent, in the same order on all ranks: under
@@ -18,13 +20,21 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from configs.schema import MaskedConfig
+from configs.schema.transformer import TransformerConfig
 from pipeline.data.loader import Batch
 from pipeline.engine.objective import StepOutput
 from pipeline.layers.attention import Rotation
 from pipeline.layers.blocks import BlockStyle, DecoderBlock, EncoderBlock, init_transformer
-from pipeline.layers.positions import distance_bias, head_slopes, rotation
+from pipeline.layers.positions import PlaceTable, distance_bias, head_slopes, rotation
 from pipeline.stage2.layout import Layout
 from pipeline.stage2.loss import masked_loss
+
+
+def style_of(config: TransformerConfig) -> BlockStyle:
+    """What a configuration's blocks are made of."""
+    return BlockStyle(
+        config.norm, config.mlp, config.bias, config.qk_norm, config.norm_eps, config.norm_bias
+    )
 
 
 class Context(NamedTuple):
@@ -47,7 +57,6 @@ class Context(NamedTuple):
 class MaskedTransformer(nn.Module):
     """`forward(batch)` is the training step; `encode`, `decode` and `logits` are its parts."""
 
-    positions: Tensor
     causal: Tensor
     centres: Tensor
     slopes: Tensor
@@ -56,13 +65,14 @@ class MaskedTransformer(nn.Module):
         super().__init__()
         self.layout, self.config = layout, config
         width, heads, ratio = config.width, config.heads, config.mlp_ratio
-        style = BlockStyle(config.norm, config.mlp, config.bias, config.qk_norm, config.norm_eps)
-        self.register_buffer("positions", layout.positions(width), persistent=False)
+        style, as_4m = style_of(config), config.embeddings == "4m"
+        self.positions = PlaceTable(layout.positions(width), kept=as_4m)
         causal = torch.tensor([s.kind == "sequence" for s in layout.streams])
         self.register_buffer("causal", causal, persistent=False)
         self.register_buffer("centres", layout.centres(), persistent=False)
         self.register_buffer("slopes", head_slopes(heads), persistent=False)
         self.code_embed = nn.Embedding(layout.vocab_size, width)
+        self.target_embed = nn.Embedding(layout.vocab_size, width) if as_4m else None
         self.stream_embed = nn.Embedding(len(layout.streams), width)
         self.mask_embed = nn.Parameter(torch.zeros(width))
         # No parameters of no elements: ZeRO cannot share them out.
@@ -71,7 +81,7 @@ class MaskedTransformer(nn.Module):
         )
         self.patch_proj = nn.ModuleDict(
             {
-                s.modality: nn.Linear(s.patch_values, width)
+                s.modality: nn.Linear(s.patch_values, width, bias=not as_4m)
                 for s in map(layout.streams.__getitem__, layout.pixels)
             }
         )
@@ -89,7 +99,10 @@ class MaskedTransformer(nn.Module):
             nn.Parameter(torch.zeros(len(layout.streams))) if config.uncertainty else None
         )
         self.apply(init_transformer)
-        self._init_embeddings()
+        if as_4m:
+            self._init_as_4m()
+        else:
+            self._init_embeddings()
 
     def _init_embeddings(self) -> None:
         """Content, stream and position meet with comparable variance; fresh logits have about unit
@@ -103,6 +116,15 @@ class MaskedTransformer(nn.Module):
         for proj in self.patch_proj.values():
             assert isinstance(proj, nn.Linear)
             nn.init.normal_(proj.weight, std=proj.in_features**-0.5)
+
+    def _init_as_4m(self) -> None:
+        """All tables and learned tokens alike (0.02), as unscaled as they enter."""
+        nn.init.normal_(self.mask_embed, std=0.02)
+        if self.registers is not None:
+            nn.init.normal_(self.registers, std=0.02)
+        for proj in self.patch_proj.values():
+            assert isinstance(proj, nn.Linear)
+            nn.init.xavier_uniform_(proj.weight)
 
     def encode(self, batch: Batch) -> Context:
         """Input tokens -> encoded tokens, registers first."""
@@ -119,7 +141,7 @@ class MaskedTransformer(nn.Module):
     def embed(self, batch: Batch) -> Tensor:
         """What the input tokens are, without where: [B, N, D]."""
         b, n = batch["in_where"].shape
-        x = self._embed(batch["in_code"]).flatten(0, 1)
+        x = self._embed(self.code_embed, batch["in_code"]).flatten(0, 1)
         for i in self.layout.pixels:
             stream = self.layout.streams[i]
             patches = batch[f"patch/{stream.name}"].to(x.dtype)
@@ -132,7 +154,7 @@ class MaskedTransformer(nn.Module):
         """Target slots and the encoded context -> features [B, K, D]."""
         stream = batch["out_stream"]
         code = batch["out_code"]
-        embedded = self._embed(code.clamp(min=0))
+        embedded = self._embed(self.target_embed or self.code_embed, code.clamp(min=0))
         x = torch.where((code >= 0)[..., None], embedded, self.mask_embed.to(embedded.dtype))
         x = x + self._places(batch["out_where"], stream)
         # Padding shares stream -1 and so attends to itself: no row is empty, no NaN arises.
@@ -168,7 +190,8 @@ class MaskedTransformer(nn.Module):
 
     def _head(self, stream_index: int) -> Tensor:
         s = self.layout.streams[stream_index]
-        return self.code_embed.weight[s.vocab_offset : s.vocab_offset + s.vocab_size]
+        table = self.target_embed or self.code_embed
+        return table.weight[s.vocab_offset : s.vocab_offset + s.vocab_size]
 
     def _with_registers(self, h: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
         """Registers before the tokens; they have no place."""
@@ -201,9 +224,10 @@ class MaskedTransformer(nn.Module):
             return None
         return rotation(centres, self.config.width // self.config.heads)
 
-    def _embed(self, code: Tensor) -> Tensor:
-        return self.code_embed(code) * self.code_embed.embedding_dim**0.5
+    def _embed(self, table: nn.Embedding, code: Tensor) -> Tensor:
+        scale = 1.0 if self.config.embeddings == "4m" else table.embedding_dim**0.5
+        return table(code) * scale
 
     def _places(self, where: Tensor, stream: Tensor) -> Tensor:
         learned = self.stream_embed(stream.clamp(min=0))
-        return self.positions[where].to(learned.dtype) + learned
+        return self.positions(where).to(learned.dtype) + learned

@@ -36,6 +36,7 @@ STYLES = {
     "distance": {"relative_positions": "distance"},
     "rotary": {"relative_positions": "rotary", "qk_norm": True},
     "4m": {"mlp": "swiglu", "bias": False, "num_registers": 3},
+    "terramind": {"embeddings": "4m", "norm_bias": False, "norm_eps": 1e-6},
     "rms": {"norm": "rms", "num_registers": 1, "relative_positions": "distance"},
 }
 
