@@ -184,6 +184,35 @@ def import_tokenizer(
     _exit_with(run)
 
 
+@app.command("import-model")
+def import_model(
+    weights: Annotated[Path, typer.Argument(help="TerraMind_v1_base.pt, for instance")],
+    out: Annotated[Path, typer.Option(help="folder of a run; gets artifact/")],
+    statistics: Annotated[str, typer.Option(help="set it was trained with")] = "terramind-v1",
+    window: Annotated[
+        float | None, typer.Option(help="side of a window in metres; what its patches cover", min=1)
+    ] = None,
+    rename: Annotated[
+        list[str] | None, typer.Option(help="NAME=MODALITY, of ones whose names do not tell")
+    ] = None,
+    without: Annotated[list[str] | None, typer.Option(help="NAME to leave out")] = None,
+) -> None:
+    """Make a published model of TerraMind or 4M one of ours; every tensor has to find its place."""
+
+    def run() -> int:
+        from pipeline.stage2.adopt import adopt
+
+        pairs = [text.partition("=") for text in rename or ()]
+        if any(not name for *_, name in pairs):
+            raise ConfigError("--rename takes NAME=MODALITY, such as --rename rgb@224=S2RGB")
+        renamed = {theirs: name for theirs, _, name in pairs}
+        found = adopt(weights, out, statistics, window, renamed, tuple(without or ()))
+        _tell(f"{out / 'artifact'}: {found}")
+        return 0
+
+    _exit_with(run)
+
+
 @app.command()
 def report(
     folder: Annotated[Path, typer.Argument(help="folder of a run or of an experiment")],

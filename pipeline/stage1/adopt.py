@@ -5,8 +5,9 @@ from pathlib import Path
 from configs import ConfigError
 from configs.registry import modality, statistics_set
 from pipeline.engine.errors import RunError
+from pipeline.engine.foreign import ImportReport
 from pipeline.stage1.artifact import ImageTokenizer
-from pipeline.stage1.terramind import ImportReport, load_into, read_tokenizer
+from pipeline.stage1.terramind import load_into, read_tokenizer
 from pipeline.stage1.tokenizer import Tokenizer
 
 

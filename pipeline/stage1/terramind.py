@@ -9,7 +9,6 @@ Shapes: D width, C bands or classes, p patch.
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 
 from configs.schema import DiffusionConfig, FSQConfig, TokenizerConfig
 from pipeline.engine.errors import RunError
+from pipeline.engine.foreign import ImportReport, fill, read_state
 from pipeline.layers.positions import sincos
 
 HEAD_WIDTH = 64
@@ -35,25 +35,6 @@ class Rule(NamedTuple):
     convert: Callable[[Tensor], Tensor]
 
 
-@dataclass(frozen=True)
-class ImportReport:
-    """What became of every tensor.
-
-    `loaded` is from their names to ours; `computed` are tables that our modules compute, and that were
-    found to be what they compute. `missing` were looked for and not found, `unexpected` have no place.
-    """
-
-    loaded: Mapping[str, str]
-    computed: tuple[str, ...]
-    missing: tuple[str, ...]
-    unexpected: tuple[str, ...]
-
-    def __str__(self) -> str:
-        counts = f"{len(self.loaded)} tensors loaded, {len(self.computed)} computed"
-        lists = {"missing": self.missing, "unexpected": self.unexpected}
-        return "; ".join([counts, *(f"{k}: {', '.join(v)}" for k, v in lists.items() if v)])
-
-
 class Imported(NamedTuple):
     """A tokenizer's configuration, its weights under our names, and how they came about."""
 
@@ -64,9 +45,7 @@ class Imported(NamedTuple):
 
 def read_tokenizer(path: Path) -> Imported:
     """`import_tokenizer` of a published file, `TerraMind_Tokenizer_*.pt`."""
-    if not path.is_file():
-        raise RunError(f"{path} is missing; download it from TerraMind's page of the modality")
-    return import_tokenizer(torch.load(path, map_location="cpu", weights_only=True))
+    return import_tokenizer(read_state(path, "download it from TerraMind's page of the modality"))
 
 
 def import_tokenizer(state: Mapping[str, Tensor]) -> Imported:
@@ -99,15 +78,7 @@ def import_tokenizer(state: Mapping[str, Tensor]) -> Imported:
 
 def load_into(model: nn.Module, imported: Imported) -> None:
     """Fill a module of ours. Raises RunError naming all that does not fit before anything is changed."""
-    own = {k: tuple(v.shape) for k, v in model.state_dict().items()}
-    given = {k: tuple(v.shape) for k, v in imported.weights.items()}
-    problems = [f"{k} has no weights" for k in own if k not in given]
-    problems += [f"{k} has no place" for k in given if k not in own]
-    both = own.keys() & given.keys()
-    problems += [f"{k} is {own[k]}, not {given[k]}" for k in sorted(both) if own[k] != given[k]]
-    if problems:
-        raise RunError(f"TerraMind's weights do not fit this tokenizer: {'; '.join(problems)}")
-    model.load_state_dict(imported.weights, strict=True)
+    fill(model, imported.weights, "TerraMind's weights do not fit this tokenizer")
 
 
 def _shape(state: Mapping[str, Tensor], key: str) -> tuple[int, ...]:

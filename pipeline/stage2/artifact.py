@@ -1,11 +1,22 @@
-"""A trained stage-2 model as others use it: weights, streams, and the statistics of its pixels."""
+"""A trained stage-2 model as others use it: weights, streams, and the statistics of its pixels.
+
+    FOLDER/
+      model.safetensors    weights: of the whole model in RUN/artifact, of the encoder after `export`
+      config.json          shape, streams, modality table, statistics
+
+Weights and statistics travel together: a model under other statistics is silently wrong.
+"""
 
 import json
 import shutil
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from configs.registry import BandStatistics
 from configs.schema import MaskedConfig, Modality
@@ -18,23 +29,37 @@ from pipeline.stage2.model import MaskedTransformer
 VERSION = 1
 
 
+class Described(NamedTuple):
+    """What an artifact is, beside its weights."""
+
+    layout: Layout
+    config: MaskedConfig
+    normalisers: dict[str, Normaliser]
+
+
 def save(model: MaskedTransformer, normalisers: dict[str, Normaliser], folder: Path) -> None:
     """Write the artifact; the folder appears under its name only when it is whole."""
+    write(folder, Described(model.layout, model.config, normalisers), model.state_dict())
+
+
+def write(folder: Path, about: Described, weights: Mapping[str, Tensor], **more: Any) -> None:
+    """`save`, of some of the weights; what is `more` goes into config.json."""
     temporary = folder.with_name(folder.name + ".tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
-    weights = {k: v.detach().float().cpu().contiguous() for k, v in model.state_dict().items()}
-    save_file(weights, temporary / "model.safetensors")
+    kept = {k: v.detach().float().cpu().contiguous() for k, v in weights.items()}
+    save_file(kept, temporary / "model.safetensors")
     record = {
         "version": VERSION,
-        "masked": model.config.model_dump(mode="json"),
-        "layout": model.layout.to_dict(),
+        **more,
+        "masked": about.config.model_dump(mode="json"),
+        "layout": about.layout.to_dict(),
         "pixels": {
             name: {
                 "modality": n.modality.model_dump(mode="json"),
                 "statistics": n.statistics._asdict(),
             }
-            for name, n in normalisers.items()
+            for name, n in about.normalisers.items()
         },
     }
     write_atomic(temporary / "config.json", json.dumps(record, indent=1))
@@ -42,26 +67,54 @@ def save(model: MaskedTransformer, normalisers: dict[str, Normaliser], folder: P
     temporary.rename(folder)
 
 
-def load(
-    folder: Path, device: torch.device | str = "cpu"
-) -> tuple[MaskedTransformer, dict[str, Normaliser]]:
-    """Read what `save` wrote: the model, frozen, and the normalisers of its pixel inputs.
-
-    Raises RunError when the run has not left an artifact.
-    """
+def describe(folder: Path) -> Described:
+    """config.json of an artifact. Raises RunError when there is none."""
     path = folder / "config.json"
     if not path.is_file():
         raise RunError(
             f"no model in {folder}; finish its stage-2 run first: `python -m pipeline train`"
         )
     record = json.loads(path.read_text())
-    layout = Layout.from_dict(record["layout"])
-    model = MaskedTransformer(layout, MaskedConfig.model_validate(record["masked"]))
-    model.load_state_dict(load_file(folder / "model.safetensors"), strict=True)
+    if "layout" not in record:
+        raise RunError(f"{path} is not of a stage-2 model; name the folder of a stage-2 run")
     normalisers = {}
     for name, entry in record["pixels"].items():
         statistics = BandStatistics(
             tuple(entry["statistics"]["mean"]), tuple(entry["statistics"]["std"])
         )
         normalisers[name] = Normaliser(Modality.model_validate(entry["modality"]), statistics)
+    config = MaskedConfig.model_validate(record["masked"])
+    return Described(Layout.from_dict(record["layout"]), config, normalisers)
+
+
+def load(
+    folder: Path, device: torch.device | str = "cpu"
+) -> tuple[MaskedTransformer, dict[str, Normaliser]]:
+    """Read what `save` wrote: the model, frozen, and the normalisers of its pixel inputs.
+
+    Raises RunError when the run has not left an artifact, or when it is an encoder alone.
+    """
+    layout, config, normalisers = describe(folder)
+    model = MaskedTransformer(layout, config)
+    weights = load_file(folder / "model.safetensors")
+    if missing := model.state_dict().keys() - weights.keys():
+        raise RunError(
+            f"{folder} holds {len(missing)} tensors less than a whole model, such as "
+            f"{min(missing)}; name the run itself, or export it with --whole"
+        )
+    model.load_state_dict(weights, strict=True)
     return model.to(device).eval(), normalisers
+
+
+def read_weights(folder: Path, names: Iterable[str]) -> dict[str, Tensor]:
+    """Some of the weights. Raises RunError when they are not all there."""
+    with safe_open(folder / "model.safetensors", framework="pt") as file:
+        wanted, held = list(names), set(file.keys())
+        if missing := [n for n in wanted if n not in held]:
+            raise RunError(f"{folder} lacks {', '.join(missing[:3])}: it is of another model")
+        return {name: file.get_tensor(name) for name in wanted}
+
+
+def find(path: Path) -> Path:
+    """The artifact that a path means: itself, or that of a run."""
+    return path if (path / "config.json").is_file() else path / "artifact"

@@ -183,7 +183,7 @@ def build_layout(config: MaskedConfig, dataset: Described) -> Layout:
         _pixel_stream(n, config, dataset, window_m) for n in in_registry_order(set(config.pixels))
     ]
     streams += [_token_stream(n, config, info[n]) for n in token_names]
-    return Layout(tuple(_with_offsets(streams)), window_m, views.pop(), info)
+    return Layout(tuple(with_offsets(streams)), window_m, views.pop(), info)
 
 
 def _pixel_stream(name: str, config: MaskedConfig, dataset: Described, window_m: float) -> Stream:
@@ -221,7 +221,8 @@ def _token_stream(name: str, config: MaskedConfig, info: dict[str, Any]) -> Stre
     )  # fmt: skip
 
 
-def _with_offsets(streams: list[Stream]) -> list[Stream]:
+def with_offsets(streams: list[Stream]) -> list[Stream]:
+    """The streams with their ranges in the tables of positions and codes, in the order given."""
     placed, positions, codes = [], 0, 0
     for s in streams:
         placed.append(Stream(**{**asdict(s), "position_offset": positions, "vocab_offset": codes}))

@@ -1,14 +1,5 @@
-"""Our networks with TerraMind's weights against the public modules.
+"""Our networks with TerraMind's weights against the public modules."""
 
-terratorch has dependencies that do not go with ours, so its modules run in an environment of their own:
-that of TERRATORCH_PYTHON, or one made here, which borrows torch from ours.
-"""
-
-import os
-import subprocess
-import sys
-import sysconfig
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,37 +11,17 @@ from pipeline.stage1.decoders.sampling import ddim_step, trailing_steps
 from pipeline.stage1.decoders.unet import UNet
 from pipeline.stage1.terramind import import_tokenizer, load_into
 from pipeline.stage1.tokenizer import Tokenizer
+from tests.extra.conftest import RunPublic
 
 pytestmark = pytest.mark.terratorch
 
-SCRIPT = Path(__file__).with_name("public_terramind.py")
 UNET = "decoder.net.network."
 
 
-def make_environment(folder: Path) -> Path:
-    """An interpreter that finds terratorch's tokenizers, and everything else where this one does."""
-    subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
-    python = folder / "bin" / "python"
-    query = "import sysconfig; print(sysconfig.get_paths()['purelib'])"
-    packages = subprocess.run(
-        [python, "-c", query], check=True, capture_output=True, text=True
-    ).stdout
-    Path(packages.strip(), "ours.pth").write_text(sysconfig.get_paths()["purelib"])
-    pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    for wanted in (["--no-deps", "terratorch>=1.2,<1.3"], ["einops", "diffusers"]):
-        done = subprocess.run([*pip, *wanted], capture_output=True, text=True, check=False)
-        if done.returncode:
-            pytest.skip(f"terratorch cannot be installed: {done.stderr[-500:]}")
-    return python
-
-
 @pytest.fixture(scope="module")
-def public(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def public(run_public: RunPublic) -> dict[str, Any]:
     """What `public_terramind.py` wrote."""
-    folder = tmp_path_factory.mktemp("terratorch")
-    python = os.environ.get("TERRATORCH_PYTHON") or make_environment(folder / "venv")
-    subprocess.run([python, SCRIPT, folder / "public.pt"], check=True, timeout=600)
-    return torch.load(folder / "public.pt", weights_only=True)
+    return run_public("public_terramind.py")
 
 
 def unet_of(state: dict[str, torch.Tensor]) -> tuple[UNet, NoiseSchedule]:

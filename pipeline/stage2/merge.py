@@ -1,0 +1,72 @@
+"""Features of several modalities as one, place by place.
+
+Shapes: B batch, N tokens of one modality, D width, M modalities.
+"""
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Grid = tuple[int, int]
+Merge = Literal["none", "mean", "max", "concat"]
+
+
+class Part(NamedTuple):
+    """The tokens of one modality in a sequence; `real` bool [B, N], None: all of them are there."""
+
+    name: str
+    stream: str
+    grid: Grid | None
+    count: int
+    batch: int
+    real: Tensor | None
+
+    def mask(self, device: torch.device) -> Tensor:
+        if self.real is None:
+            return torch.ones(self.batch, self.count, dtype=torch.bool, device=device)
+        return self.real
+
+
+def merge_parts(
+    parts: Sequence[Part], features: Sequence[Tensor], how: Merge, room: Sequence[str] = ()
+) -> Tensor:
+    """Features [B, N, D] of each part -> [B, N', D], or [B, N', M D] for `concat`.
+
+    Coarser grids are interpolated to the finest; what is no map is left out, and so is what a sample
+    lacks. `room` names the streams that `concat` has channels for; those not there are zeros. Raises
+    ValueError where there is no map.
+    """
+    maps = [(p, x) for p, x in zip(parts, features, strict=True) if p.grid is not None]
+    if not maps:
+        raise ValueError("only maps can be merged: write merge='none', or give an image")
+    grid = max((p.grid for p, _ in maps if p.grid), key=lambda g: g[0] * g[1])
+    found = {p.stream: _on(grid, p, x) for p, x in maps}
+    if how == "concat":
+        nothing = torch.zeros_like(next(iter(found.values()))[0])
+        names = room or found
+        return torch.cat([found[n][0] if n in found else nothing for n in names], -1)
+    values = torch.stack([x for x, _ in found.values()])
+    weights = torch.stack([w for _, w in found.values()])
+    if how == "max":
+        highest = (values / weights.clamp(min=1e-6)).masked_fill(weights == 0, -torch.inf).amax(0)
+        return highest.masked_fill((weights == 0).all(0), 0.0)
+    return values.sum(0) / weights.sum(0).clamp(min=1e-6)
+
+
+def _on(grid: Grid, part: Part, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Features times their weights on a grid, and the weights [B, N, 1]."""
+    weight = part.mask(x.device)[..., None].to(x.dtype)
+    if part.real is not None:
+        x = x * weight
+    return _resized(x, part.grid, grid), _resized(weight, part.grid, grid)
+
+
+def _resized(x: Tensor, old: Grid | None, new: Grid) -> Tensor:
+    if old is None or old == new:
+        return x
+    image = x.transpose(1, 2).unflatten(2, old)
+    image = F.interpolate(image, size=new, mode="bilinear", align_corners=False)
+    return image.flatten(2).transpose(1, 2)
