@@ -1,5 +1,6 @@
 """Stage 2: the masked multi-modal transformer and how its inputs and targets are drawn."""
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -21,6 +22,8 @@ class MaskedConfig(TransformerConfig):
     (`token`). `loss_weights` multiplies modalities; `uncertainty` learns such weights (Kendall et al.
     2018, eq. 10); `z_loss` times the squared log of the softmax's sum keeps logits small (Chowdhery et
     al. 2022, section 5).
+
+    `init_from` names a run (or an artifact, or what `import-model` wrote) that training starts from.
     """
 
     pixels: tuple[str, ...] = ()
@@ -35,6 +38,7 @@ class MaskedConfig(TransformerConfig):
     loss_weights: dict[str, Annotated[float, Field(ge=0)]] = {}
     uncertainty: bool = False
     z_loss: float = Field(default=0.0, ge=0)
+    init_from: Path | None = None
 
     @model_validator(mode="after")
     def _some_input(self) -> "MaskedConfig":

@@ -6,11 +6,13 @@ from typing import Any
 
 from torch import nn
 
+from configs import ConfigError
 from configs.schema import FusionRunConfig
 from pipeline.fusion.artifact import save
 from pipeline.fusion.latents import frozen_latents
 from pipeline.fusion.model import LateFusion
 from pipeline.stage2.objective import MaskedObjective
+from pipeline.stage2.warm_start import WarmStart
 from shards import SampleSet
 
 
@@ -21,7 +23,9 @@ class FusionObjective(MaskedObjective):
         self.fusion = config.fusion
         super().__init__(config, dataset)
 
-    def build_model(self) -> nn.Module:
+    def build_model(self, start: WarmStart | None) -> nn.Module:
+        if start:
+            raise ConfigError("masked.init_from is stage 2's: late fusion starts afresh")
         tables = frozen_latents(self.layout, self.dataset.path)
         widths = {name: table.shape[1] for name, table in tables.items()}
         model = LateFusion(self.layout, self.config.masked, self.fusion, widths)

@@ -12,6 +12,8 @@ from configs.schema import MaskedRunConfig
 from pipeline.data.loader import Batch
 from pipeline.data.selection import select
 from pipeline.data.transforms import Normaliser, statistics_for
+from pipeline.engine.distributed import env_rank
+from pipeline.engine.metrics import say
 from pipeline.engine.objective import Critic, Remarks, Sums
 from pipeline.stage2.artifact import save
 from pipeline.stage2.layout import build_layout
@@ -19,6 +21,7 @@ from pipeline.stage2.loss import summarise_inputs
 from pipeline.stage2.masking import build_masking
 from pipeline.stage2.model import MaskedTransformer
 from pipeline.stage2.samples import Masked, SampleReader, collate, masked_sample
+from pipeline.stage2.warm_start import WarmStart, plan_start, warm_start
 from pipeline.stage2.weighing import weighing
 from shards import SampleSet
 
@@ -31,10 +34,13 @@ class MaskedObjective:
 
     def __init__(self, config: MaskedRunConfig, dataset: SampleSet):
         self.config, self.dataset = config, dataset
-        self.layout = build_layout(config.masked, dataset)
+        self.layout, rows = build_layout(config.masked, dataset), dataset.modalities
         self.masking = build_masking(config.masked, self.layout)
+        start = self._start()
+        # Weights that go on are only right with the statistics they know.
+        known = start.normalisers if start else {}
         normalisers = {
-            n: Normaliser(dataset.modalities[n], statistics_for(dataset, n, config.data))
+            n: known.get(n) or Normaliser(rows[n], statistics_for(dataset, n, config.data))
             for n in config.masked.pixels
         }
         self.reader = SampleReader(dataset, self.layout, normalisers)
@@ -44,13 +50,19 @@ class MaskedObjective:
                 f"no sample of {dataset.path} in split {config.data.split!r} is usable and passes data.filter"
             )
         self.eval_indices = self._usable(config.data.eval_split)
-        self.model: nn.Module = self.build_model()
+        self.model: nn.Module = self.build_model(start)
         self.critic: Critic | None = None
         self.tokens_per_sample = config.masked.num_input_tokens + config.masked.num_target_tokens
 
-    def build_model(self) -> nn.Module:
-        """A fresh model for the layout, with a forward as `pipeline.stage2.loss` makes it."""
-        return MaskedTransformer(self.layout, self.config.masked)
+    def build_model(self, start: WarmStart | None) -> nn.Module:
+        """A model for the layout, with a forward as `pipeline.stage2.loss` makes it.
+
+        Fresh, or with the weights of the model that the run continues.
+        """
+        model = MaskedTransformer(self.layout, self.config.masked)
+        if start:
+            warm_start(model, start)
+        return model
 
     def sample(self, index: int, rng: np.random.Generator, cursor: int) -> Masked:
         return masked_sample(self.reader, self.masking, index, rng)
@@ -85,7 +97,7 @@ class MaskedObjective:
     def identity(self) -> Mapping[str, Any]:
         tokens = {n: i["tokenizer"] for n, i in self.layout.token_info.items()}
         return {
-            "masked": self.config.masked.model_dump(mode="json"),
+            "masked": self.config.masked.model_dump(mode="json", exclude={"init_from"}),
             "tokens": tokens,
             "window_m": self.layout.window_m,
             "views": self.layout.views.to_dict(),
@@ -97,6 +109,17 @@ class MaskedObjective:
     def finish(self, folder: Path) -> None:
         assert isinstance(self.model, MaskedTransformer)
         save(self.model, self.reader.normalisers, folder / "artifact")
+
+    def _start(self) -> WarmStart | None:
+        """The model that this run continues, if any; told once, before its first step."""
+        path = self.config.masked.init_from
+        if path is None:
+            return None
+        rows = dict(self.dataset.modalities)
+        start = plan_start(path, self.layout, self.config.masked, rows)
+        if env_rank() == 0:
+            say(f"{'stage2':<18} {start}")
+        return start
 
     def _usable(self, split: str) -> np.ndarray:
         chosen = select(self.dataset, self.config.data, split)
