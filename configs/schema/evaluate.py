@@ -29,7 +29,7 @@ class EvaluateConfig(Frozen):
     """Held-out samples, with every token of a target asked for, given sets of inputs.
 
     Sets are all input modalities, all `without` one, and one `alone` (null: each one that the model
-    takes); the target itself is never given. Samples that lack the fewest modalities come first.
+    takes), and `pairs`; the target itself is never given. Samples that lack the fewest modalities come first.
     `num_input_tokens` are shared out evenly over what is given (null: as many as the model was trained
     with). `seed` draws which tokens, and makes the untrained twin that probes are compared with.
     """
@@ -42,6 +42,7 @@ class EvaluateConfig(Frozen):
     batch: int = Field(default=32, gt=0)
     without: tuple[str, ...] | None = None
     alone: tuple[str, ...] | None = None
+    pairs: tuple[tuple[str, str], ...] = ()
     num_input_tokens: int | None = Field(default=None, gt=0)
     probes: ProbeConfig = ProbeConfig()
     seed: int = 0

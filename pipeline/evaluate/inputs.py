@@ -15,7 +15,7 @@ ALL = "all"
 
 @dataclass(frozen=True)
 class InputSet:
-    """Modalities that are given; `name` is `all`, `without/X` or `alone/X`."""
+    """Modalities that are given; `name` is `all`, `without/X`, `alone/X` or `pair/X+Y`."""
 
     name: str
     modalities: frozenset[str]
@@ -33,10 +33,11 @@ def input_modalities(layout: Layout) -> list[str]:
 
 
 def input_sets(layout: Layout, config: EvaluateConfig) -> list[InputSet]:
-    """All inputs, all without one, one alone. Raises ConfigError for what the model does not take."""
+    """All inputs, all without one, one alone, pairs. Raises ConfigError for what the model does not take."""
     have = input_modalities(layout)
-    for key in ("without", "alone"):
-        for name in getattr(config, key) or ():
+    asked = {key: getattr(config, key) or () for key in ("without", "alone")}
+    for key, names in (asked | {"pairs": [n for pair in config.pairs for n in pair]}).items():
+        for name in names:
             if name not in have:
                 raise ConfigError(f"{key} names {name}; the model takes {', '.join(have)}")
     everything = frozenset(have)
@@ -46,6 +47,8 @@ def input_sets(layout: Layout, config: EvaluateConfig) -> list[InputSet]:
         alone = have if config.alone is None else config.alone
         sets += [InputSet(f"without/{n}", everything - {n}) for n in without]
         sets += [InputSet(f"alone/{n}", frozenset({n})) for n in alone]
+    for pair in config.pairs:
+        sets.append(InputSet(f"pair/{'+'.join(pair)}", frozenset(pair)))
     return sets
 
 
@@ -80,5 +83,11 @@ def give(
         places = np.arange(size) if is_text else rng.permutation(size)
         if n:
             chosen[i] = places[:n]
-    asked = {} if target is None else {target: np.arange(len(content.streams[target]))}
-    return Masked(content, Selection(chosen, asked))
+    if target is None:
+        return Masked(content, Selection(chosen, {}))
+    starts: dict[int, int] = {}
+    if layout.streams[target].num_sentinels:
+        # A text that is asked for whole is one lost span: a sentinel stands in its place.
+        chosen[target], starts[target] = np.array([-1]), 0
+    asked = {target: np.arange(len(content.streams[target]))}
+    return Masked(content, Selection(dict(sorted(chosen.items())), asked, starts))

@@ -163,7 +163,7 @@ def _features(
     classes: list[int],
 ) -> tuple[Tensor, Tensor]:
     """Features [N, D] and places of labels among the classes [N]."""
-    layout, device = subject.layout, subject.model.positions.device
+    layout, device = subject.layout, subject.device
     streams, parts = given.streams(layout), []
     for start in range(0, len(samples), config.batch):
         shown = [

@@ -38,6 +38,10 @@ class Subject:
         return self.model.masked if isinstance(self.model, LateFusion) else self.model.config
 
     @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    @property
     def num_parameters(self) -> int:
         return sum(p.numel() for p in self.model.parameters())
 
@@ -66,7 +70,7 @@ class Subject:
                 twin.latents.copy_(given.latents)
             else:
                 twin = MaskedTransformer(self.layout, self.masked)
-        return Subject(self.kind, twin.to(self.model.positions.device).eval(), self.normalisers)
+        return Subject(self.kind, twin.to(self.device).eval(), self.normalisers)
 
 
 def load_subject(run: Path, device: torch.device) -> Subject:

@@ -29,7 +29,7 @@ def score_tokens(
     `contents` are sample numbers and what they have. A sample counts where it has the target and at
     least one token of the set; a target for which no sample does has no entry.
     """
-    layout, device = subject.layout, subject.model.positions.device
+    layout, device = subject.layout, subject.device
     found: Scores = {}
     for given in sets:
         found[given.name] = {}

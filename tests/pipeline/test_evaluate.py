@@ -64,6 +64,20 @@ def test_input_sets_are_all_without_each_and_each_alone():
     assert sets["alone/T"].streams(LAYOUT, "T") == []
     few = [s.name for s in input_sets(LAYOUT, config("without=[B]", "alone=[]"))]
     assert few == ["all", "without/B"]
+    both = input_sets(LAYOUT, config("alone=[]", "without=[]", "pairs=[[A,T]]"))[-1]
+    assert (both.name, both.streams(LAYOUT, "T")) == ("pair/A+T", [0])
+
+
+def test_a_text_that_is_asked_for_whole_is_one_lost_span_where_texts_lose_spans():
+    from dataclasses import replace
+
+    spans = replace(LAYOUT.streams[2], num_sentinels=3)
+    layout = replace(LAYOUT, streams=(*LAYOUT.streams[:2], spans, *LAYOUT.streams[3:]))
+    ((_, content),) = contents(1)
+    shown = give(content, layout, [0], 3, np.random.default_rng(0), target=2).selection
+    assert shown.inputs[2].tolist() == [-1]
+    assert shown.starts == {2: 0}
+    assert shown.targets[2].tolist() == list(range(6))
 
 
 @pytest.mark.parametrize("key", ["without", "alone"])
