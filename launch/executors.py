@@ -18,6 +18,7 @@ import typer
 from configs import to_yaml
 from configs.schema import ClusterConfig
 from launch.call import call
+from launch.errors import PREEMPTED
 from launch.mpi import QUIET, find_mpiexec, mpi_command
 from launch.ranks import Outcome, free_port, rank_environment, run_ranks
 from launch.restarts import FINAL, GAVE_UP, Restarts
@@ -98,7 +99,9 @@ def run_local(step: Step, cluster: ClusterConfig) -> Outcome:
 def run_debug(step: Step, _: ClusterConfig) -> Outcome:
     """One step in this process, one rank, so that a breakpoint works."""
     code = call(step)
-    return Outcome(code, message=f"exit code {code}; its output is above")
+    # Nobody else sends this process a signal: a step that left for one takes the whole plan along.
+    stopped = code == PREEMPTED
+    return Outcome(code, stopped, f"exit code {code}; its output is above")
 
 
 def local_commands(

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -138,6 +139,17 @@ def test_a_step_runs_again_when_one_it_waits_for_has_just_run(tmp_path, monkeypa
     capfd.readouterr()
     assert run_here((first, second), DEBUG) == 0
     assert "skipped" not in capfd.readouterr().out
+
+
+def test_a_step_that_leaves_for_a_signal_takes_tolerant_ones_along(
+    tmp_path, monkeypatch, capfd
+) -> None:
+    first = stub_step(tmp_path, monkeypatch, "return 75", name="left", launch="single")
+    body = "(FOLDER / 'went').touch()"
+    second = stub_step(tmp_path, monkeypatch, body, name="on", launch="single", after=("left",))
+    assert run_here((first, replace(second, tolerant=True)), DEBUG) == 75
+    assert not (tmp_path / "went").exists()
+    assert "goes on from here" in capfd.readouterr().err
 
 
 def test_ranks_share_the_cores_and_forget_an_outer_rank(tmp_path, monkeypatch) -> None:
