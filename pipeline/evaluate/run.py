@@ -106,14 +106,15 @@ def _probe(
 ) -> dict[str, Any]:
     """Accuracies of both classifiers per input set, of the model and of its untrained twin."""
     probes, layout = config.probes, subject.layout
-    wanted = {config.data.split: probes.num_train, config.data.eval_split: probes.num_test}
-    train, test = (_labelled(reader, row, config, s, n) for s, n in wanted.items())
+    train = _labelled(reader, row, config, config.data.split, probes.num_train)
+    test = _labelled(reader, row, config, config.data.eval_split, probes.num_test)
     classes = sorted({label for *_, label in train})
     test = [sample for sample in test if sample[2] in classes]
     if len(classes) < 2 or not test:
         raise ConfigError(
-            f"probes.labels: {row.name} has {len(classes)} classes in {len(train)} samples to learn from; "
-            "two are needed, and held-out samples of them"
+            f"probes.labels: {row.name} has {len(classes)} classes in {len(train)} training samples, and "
+            f"{len(test)} held-out samples have one of them; two classes and a sample are needed: take the "
+            "label out, or evaluate on more data"
         )
     others = [name for name in input_modalities(layout) if name != row.name]
     if not others:

@@ -51,7 +51,7 @@ def test_a_trained_model_is_evaluated_once(runs, tokens, tmp_path):
     command = [
         "pipeline", "evaluate", "--config", "configs/evaluate/small.yaml", f"run={runs / '2' / 'zero-3'}",
         f"out={tmp_path / 'evaluation'}", f"data.shards={tokens}", "num_samples=3", "without=[DEM]",
-        "alone=[LULC]", "probes.num_train=20", "probes.num_test=6",
+        "alone=[LULC]", "data.eval_split=train", "probes.num_train=20", "probes.num_test=6",
     ]  # fmt: skip
     run_ranks(command, 1, tmp_path / "logs")
     scores = json.loads((tmp_path / "evaluation" / "scores.json").read_text())
