@@ -24,15 +24,21 @@ class ModelRun:
         """`ce` or `accuracy` of a target's tokens, given a set of inputs."""
         return _number(dig(self.scores, "tokens", given, target, what))
 
-    def mean(self, sets: list[str], targets: tuple[str, ...], what: str) -> float | None:
-        """Mean over sets and targets; a modality that a set is about is no target of it."""
+    def mean(self, targets: tuple[str, ...], what: str) -> float | None:
+        """Mean over targets, given everything."""
+        found = [self.token(ALL, target, what) for target in targets]
+        known = [value for value in found if value is not None]
+        return statistics.fmean(known) if known and len(known) == len(found) else None
+
+    def rise(self, sets: list[str], targets: tuple[str, ...]) -> float | None:
+        """How much larger the cross-entropy of the same targets is than given everything; a mean."""
         found = [
-            self.token(given, target, what)
+            (self.token(given, target, "ce"), self.token(ALL, target, "ce"))
             for given in sets
             for target in targets
             if given.partition("/")[2] != target
         ]
-        known = [value for value in found if value is not None]
+        known = [less - full for less, full in found if less is not None and full is not None]
         return statistics.fmean(known) if known and len(known) == len(found) else None
 
     def probe(self, label: str, way: str, given: str, classifier: str) -> float | None:

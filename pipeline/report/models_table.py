@@ -55,20 +55,25 @@ def missing_section(found: Found) -> Markup:
             "missing", title, absent("No model of several inputs has been evaluated yet.")
         )
     parts: list[Markup] = []
-    for kind, words in (("without", "without"), ("alone", "given alone")):
-        names = models.sets(kind)
-        head = ("Arm", "all", *(f"{words} {n.partition('/')[2]}" for n in names))
+    for kind, words in (
+        ("without", "each modality missing"),
+        ("alone", "each modality given alone"),
+    ):
+        sets = models.sets(kind)
+        names = [name.partition("/")[2] for name in sets]
         rows = [
-            [
-                _arm(a),
-                *(_cell(models, a, _mean_get(models, [n], "ce"), "ce") for n in (ALL, *names)),
-            ]
+            [_arm(a), *(_cell(models, a, _rise_get(models, [name]), "rise") for name in sets)]
             for a in models.arms
         ]
-        parts.append(table(f"Cross-entropy, mean over targets, {words} one modality", head, rows))
-        opened = [_of_target(models, target, names, head) for target in models.targets]
-        parts.append(details(f"Per target, {words} one modality", opened))
-    lead = "A modality is no target of the column about it: columns average over different targets."
+        caption = f"Rise of the cross-entropy with {words}, mean over targets"
+        parts.append(table(caption, ("Arm", *names), rows))
+        head = ("Arm", "all given", *names)
+        opened = [_of_target(models, target, sets, head) for target in models.targets]
+        parts.append(details(f"Cross-entropy and tokens right per target, {words}", opened))
+    lead = (
+        "A rise is over what the same targets cost with everything given; a modality is no target of the "
+        "column about it."
+    )
     return section("missing", title, tag("p", lead, class_="lead"), parts)
 
 
@@ -81,7 +86,7 @@ def probes_section(found: Found) -> Markup:
     for label in models.labels:
         first = next(r.scores["probes"][label] for r in models.runs if label in _probes(r))
         given = [s for s in first["model"] if s != ALL] or _sets_of(models, label)
-        head = ("Features of", "all", *(f"without {s.partition('/')[2]}" for s in given))
+        head = ("Features of", "all given", *(f"no {s.partition('/')[2]}" for s in given))
         for classifier, words in _CLASSIFIERS.items():
             rows: list[Sequence[object]] = [
                 [
@@ -126,20 +131,21 @@ def print_models(found: Found) -> None:
 
 def _overall(models: ModelComparison) -> list[tuple[str, str, Get]]:
     """Columns: title, what kind of number, and where it comes from."""
+    targets = models.common_targets
     without, alone = models.sets("without"), models.sets("alone")
     return [
-        ("Cross-entropy, all", "ce", _mean_get(models, [ALL], "ce")),
-        ("Tokens right, all", "accuracy", _mean_get(models, [ALL], "accuracy")),
-        ("Cross-entropy, one missing", "ce", _mean_get(models, without, "ce")),
-        ("Cross-entropy, one alone", "ce", _mean_get(models, alone, "ce")),
+        ("Cross-entropy, all", "ce", lambda r: r.mean(targets, "ce")),
+        ("Tokens right, all", "accuracy", lambda r: r.mean(targets, "accuracy")),
+        ("Rise, one missing", "rise", _rise_get(models, without)),
+        ("Rise, one alone", "rise", _rise_get(models, alone)),
         ("Parameters, M", "parameters", lambda r: r.parameters),
         ("Steps/s", "speed", lambda r: r.steps_per_s),
     ]
 
 
-def _mean_get(models: ModelComparison, sets: list[str], what: str) -> Get:
+def _rise_get(models: ModelComparison, sets: list[str]) -> Get:
     targets = models.common_targets
-    return lambda r: r.mean(sets, targets, what)
+    return lambda r: r.rise(sets, targets)
 
 
 def _probe_get(label: str, way: str, given: str, classifier: str) -> Get:
@@ -215,6 +221,8 @@ def _deviation(deviation: float, shown: str, what: str) -> str:
 def _value(value: float | None, what: str) -> str:
     if value is None:
         return "–"
+    if what == "rise":
+        return numbers.signed(value, "+.3f")
     return numbers.percent(value) if what == "accuracy" else numbers.number(value)
 
 
@@ -265,7 +273,8 @@ def _explanation() -> Markup:
     return terms({
         "Cross-entropy": "nats per token; lower is better.",
         "All": "all modalities but the target, as many tokens of them as the budget has room for.",
-        "One missing, one alone": "mean over the modalities that are left out, or given by themselves.",
+        "Rise": "of the cross-entropy over what the same targets cost with everything given; mean over the "
+        "modalities that are left out, or given by themselves.",
         "How often a code occurs": "the trivial guess: frequencies in the training samples, no input at all.",
         "Runs": "evaluated of planned; only these are in the numbers.",
         "Steps/s": "median over the run; comparable where arms ran on one machine under one load.",

@@ -12,8 +12,10 @@ from launch.plan import plan_steps
 from launch.step import What
 from pipeline.engine.lifecycle import mark_done, write_atomic, write_records
 from pipeline.report.glance import SYNTHETIC
+from tests.report import chromium
 from tests.report.conftest import Page, read
 from tests.report.made_up import write_lines
+from tests.report.test_browser import check_page
 
 FILE = "configs/experiments/fusion.yaml"
 CE = {"masked": 3.0, "fusion-concat": 3.5, "fusion-mean": 3.6, "fusion-gated": 3.7, "single": 4.0}
@@ -92,9 +94,9 @@ def rows_of(page: Page, arm: str) -> list[list[str]]:
 
 def test_means_are_over_the_targets_that_all_arms_have_and_over_seeds(page: Page) -> None:
     assert "Targets in these means: DEM, LULC." in page.text
-    # Without S2L2A both targets lose 0.5, without DEM or LULC the one that is left loses nothing.
+    # Without S2L2A both targets lose 0.5, without DEM or LULC the other one loses nothing.
     assert rows_of(page, "masked")[0] == [
-        "masked", "2 of 2", "3.10 ± 0.14", "25.0 % ± 0.0", "3.35 ± 0.14", "4.10 ± 0.14", "1.50",
+        "masked", "2 of 2", "3.10 ± 0.14", "25.0 % ± 0.0", "+0.250 ± 0.000", "+1.000 ± 0.000", "1.50",
         "2.50 ± 0.71",
     ]  # fmt: skip
     assert rows_of(page, "single")[0][2:6] == ["4.10 ± 0.14", "25.0 % ± 0.0", "–", "–"]
@@ -103,6 +105,8 @@ def test_means_are_over_the_targets_that_all_arms_have_and_over_seeds(page: Page
 
 def test_every_target_is_told_with_each_input_missing(page: Page) -> None:
     rows = rows_of(page, "masked")
+    assert ["masked", "+0.500 ± 0.000", "+0.000 ± 0.000", "+0.000 ± 0.000"] in rows
+    assert ["masked", "+1.000 ± 0.000", "+1.000 ± 0.000", "+1.000 ± 0.000"] in rows
     assert ["masked", "3.10 ± 0.14", "–", "3.10 ± 0.14", "3.10 ± 0.14"] in rows  # of S2L2A
     assert ["masked", "3.10 ± 0.14", "3.60 ± 0.14", "–", "3.10 ± 0.14"] in rows  # of DEM
     assert ["masked", "3.10 ± 0.14", "4.10 ± 0.14", "–", "4.10 ± 0.14"] in rows  # DEM, one alone
@@ -149,3 +153,11 @@ def test_nothing_run_yet_is_a_page_too(tmp_path: Path) -> None:
     page = read(tmp_path, tmp_path / "r.html")
     assert "No probe has been evaluated yet." in page.text
     assert "0 of 15" in page.text
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("width", [1280, 390])
+def test_the_page_draws_without_errors(models: Path, tmp_path: Path, width: int) -> None:
+    if program := chromium.missing():
+        pytest.skip(f"{program} is not installed")
+    check_page(models, tmp_path, width)
