@@ -1,4 +1,4 @@
-"""`python -m pipeline`: inspect and doctor before, train, tokenize, generate, then report.
+"""`python -m pipeline`: inspect and doctor before, train, tokenize, generate, then report and export.
 
 Every command recognises finished work from the disk and goes on with unfinished work. Exit codes:
 0 done; 2 something to correct; 65 gave up, starting again would not help; 75 committed, start me again.
@@ -7,7 +7,7 @@ Every command recognises finished work from the disk and goes on with unfinished
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, cast
+from typing import Annotated, Any, cast
 
 import typer
 
@@ -211,6 +211,29 @@ def import_model(
         return 0
 
     _exit_with(run)
+
+
+@app.command()
+def export(
+    run: Annotated[Path, typer.Option(help="a stage-2 run, or what import-model wrote")],
+    out: Annotated[Path, typer.Option(help="folder to write; must not exist")],
+    whole: Annotated[bool, typer.Option("--whole", help="keep the decoder")] = False,
+    onnx: Annotated[str, typer.Option(help="S2L2A,DEM: write encoder.onnx for these")] = "",
+    merge: Annotated[str, typer.Option(help="of its features: none, mean, max or concat")] = "none",
+) -> None:
+    """Write a trained encoder for others: weights, modality table, statistics; ONNX if asked for."""
+    if merge not in ("none", "mean", "max", "concat"):
+        raise ConfigError(f"--merge {merge}: choose none, mean, max or concat")
+
+    def run_() -> int:
+        from pipeline.stage2.export import export as work
+
+        names = tuple(n.strip() for n in onnx.split(",") if n.strip())
+        for line in work(run, out, whole=whole, onnx=names, merge=cast(Any, merge)):
+            _tell(line)
+        return 0
+
+    _exit_with(run_)
 
 
 @app.command()

@@ -128,7 +128,7 @@ class Encoder(nn.Module):
         real = None
         if any(p.real is not None for p in parts):
             masks = [p.mask(h.device) for p in parts]
-            real = torch.cat([masks[0].new_ones(len(h), self.config.num_registers), *masks], 1)
+            real = torch.cat([masks[0].new_ones(h.shape[0], self.config.num_registers), *masks], 1)
             real = real[:, None, None]
         bias, turned = self._relative(places, real, h.dtype)
         depth = len(self.encoder)
@@ -171,11 +171,11 @@ class Encoder(nn.Module):
                 is_real = there if is_real is None else is_real & there
             places = self._positions(stream, grid, embedded.shape[1])
             tokens.append(embedded + places.to(embedded.dtype) + self.stream_embed.weight[i])
-            parts.append(Part(name, stream.name, grid, embedded.shape[1], len(x), is_real))
+            parts.append(Part(name, stream.name, grid, embedded.shape[1], x.shape[0], is_real))
             ground.append(self._ground(stream, grid, embedded.shape[1]))
         _check(parts, [s for _, s, _ in found])
         if self.registers is not None:
-            tokens.insert(0, self.registers.expand(len(tokens[0]), -1, -1))
+            tokens.insert(0, self.registers.expand(tokens[0].shape[0], -1, -1))
             ground.insert(0, ground[0].new_full((len(self.registers), 2), torch.nan))
         return parts, torch.cat(tokens, 1), torch.cat(ground)
 
@@ -261,7 +261,8 @@ def _check(parts: Sequence[Part], streams: Sequence[Stream]) -> None:
     """Raises ValueError for inputs that do not belong together."""
     if len({p.stream for p in parts}) < len(parts):
         raise ValueError(f"{', '.join(p.name for p in parts)}: one of these is given twice")
-    if len({p.batch for p in parts}) > 1:
+    # No set and no len() of these: what is traced keeps a batch of any size.
+    if any(p.batch != parts[0].batch for p in parts):
         sizes = ", ".join(f"{p.name}: {p.batch}" for p in parts)
         raise ValueError(f"all inputs are of the same samples; given are {sizes}")
     sizes = {

@@ -18,7 +18,7 @@ def final_eval(folder) -> dict[str, float]:
 
 def test_a_run_goes_on_from_another(stage2_argv, tmp_path):
     argv, out = stage2_argv
-    run_ranks([*argv, "engine.num_steps=6"], 2, tmp_path / "first")
+    run_ranks([*argv, "engine.num_steps=6"], 1, tmp_path / "first")
     again = [*argv, f"masked.init_from={out}", "engine.num_steps=1"]
     # A step so small that nothing moves: what is evaluated is where the run starts.
     still = [*again, f"out={tmp_path / 'still'}", "engine.optimizer.lr=1e-12"]
@@ -29,7 +29,7 @@ def test_a_run_goes_on_from_another(stage2_argv, tmp_path):
 
     more = [*again, f"out={tmp_path / 'more'}", "engine.num_steps=4"]
     more += ["masked.pixels=[S2L2A,S1GRD,Landsat]", "masked.patch_px={S2L2A: 8, S1GRD: 8, Landsat: 4}"]
-    output = run_ranks(more, 2, tmp_path / "third")
+    output = run_ranks(more, 1, tmp_path / "third")
     assert "new: Landsat@px (not in the artifact)" in output
 
     wide = Ranks([*again, f"out={tmp_path / 'wide'}", "masked.width=48"], 1, tmp_path / "fourth")

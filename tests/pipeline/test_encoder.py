@@ -40,9 +40,9 @@ NORMALISERS = {
 }
 
 
-def build(style: str = "plain") -> MaskedTransformer:
+def build(style: str = "plain", **changes: int) -> MaskedTransformer:
     torch.manual_seed(0)
-    return MaskedTransformer(LAYOUT, CONFIG.model_copy(update=STYLES[style])).eval()
+    return MaskedTransformer(LAYOUT, CONFIG.model_copy(update=STYLES[style] | changes)).eval()
 
 
 @pytest.fixture
