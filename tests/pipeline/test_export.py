@@ -94,4 +94,4 @@ def test_the_onnx_graph_computes_the_same(style, names, merge, tmp_path):
     wanted = [expected[n] for n in names] if isinstance(expected, dict) else [expected]
     assert len(found) == len(wanted)
     for ours, theirs in zip(found, wanted, strict=True):
-        np.testing.assert_allclose(ours, theirs.numpy(), atol=1e-5, rtol=1e-5)
+        np.testing.assert_allclose(np.asarray(ours), theirs.numpy(), atol=1e-5, rtol=1e-5)
