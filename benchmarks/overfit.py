@@ -121,7 +121,7 @@ def main() -> int:
                 *experiment.stage1.overrides, *chosen, f"modality={name}", f"data.shards={a.shards}",
                 "data.eval_split=train", "tokenizer.augment=false", f"tokenizer.crop_px={a.crop}",
                 f"engine.num_steps={a.steps}", f"engine.global_batch={a.batch}", "engine.kind=plain",
-                "engine.optimizer.lr=3e-3", *a.set,
+                *a.set,
             ]  # fmt: skip
             config = load_config(experiment.stage1.config, overrides, kind="stage1")
             assert isinstance(config, Stage1Config)
