@@ -22,9 +22,9 @@ from pipeline.engine.distributed import pick_device
 from pipeline.engine.lifecycle import OK, write_atomic
 from pipeline.engine.metrics import say
 from pipeline.generate.chain import generate_targets
-from pipeline.generate.climatology import Climatology
 from pipeline.generate.decode import Value
-from pipeline.generate.scores import MapScore, constant_guess, table
+from pipeline.generate.judge import Judge
+from pipeline.generate.scores import table
 from pipeline.generate.sheet import write_sheet
 from pipeline.generate.trained import Trained, sampling
 from pipeline.stage2.samples import SampleReader
@@ -46,7 +46,7 @@ def generate(config: GenerateConfig) -> int:
     indices = _choose(dataset, config)
     shown: dict[str, list[Any]] = defaultdict(list)
     judges = {
-        name: _Judge(trained, reader, name, stream, view)
+        name: Judge(trained, reader, name, stream, view)
         for name, stream in targets.items()
         if dataset.modalities[name].is_map
     }
@@ -59,7 +59,7 @@ def generate(config: GenerateConfig) -> int:
         )  # fmt: skip
         for name, stream in targets.items():
             made, apart = trained.values(name, drawn[stream], dataset.modalities[name])
-            truths = [_truth(reader, name, i, view) for i in ids]
+            truths = [truth_of(reader, name, i, view) for i in ids]
             if name in judges:
                 judges[name].add(ids, made, truths)
             room = max(0, config.num_pictures - len(shown[f"generated/{name}"]))
@@ -70,7 +70,7 @@ def generate(config: GenerateConfig) -> int:
         for i in ids[: max(0, config.num_pictures - len(shown["keys"]))]:
             shown["keys"].append(dataset.keys[i])
             for name in config.source:
-                shown[f"source/{name}"].append(_truth(reader, name, i, view))
+                shown[f"source/{name}"].append(truth_of(reader, name, i, view))
     config.out.mkdir(parents=True, exist_ok=True)
     _write(config, dataset, shown, judges, len(indices))
     return OK
@@ -88,53 +88,19 @@ def _choose(dataset: Dataset, config: GenerateConfig) -> np.ndarray:
     return indices[order][: config.num_samples]
 
 
-def _truth(reader: SampleReader, name: str, index: int, view: int) -> Value | None:
+def truth_of(reader: SampleReader, name: str, index: int, view: int) -> Value | None:
+    """What a sample really has of a modality, of a map the window that is generated."""
     value = reader.dataset.read(index, [name]).get(name)
     if value is None or isinstance(value, str) or not reader.dataset.modalities[name].is_map:
         return value
     return reader.window(name, value, view)
 
 
-class _Judge:
-    """Scores of one target, of the model and of those that it is compared with."""
-
-    def __init__(self, trained: Trained, reader: SampleReader, name: str, stream: int, view: int):
-        dataset = reader.dataset
-        self._reader, self._decoder, self._name = reader, trained.decoder(name), name
-        self._stream, self._view = stream, view
-        row = dataset.modalities[name]
-        self._guess, self.baseline = constant_guess(
-            row, dataset.statistics.get(name), dataset.class_counts.get(name)
-        )
-        self._climatology = Climatology(reader, name, view)
-        self.ways = {w: MapScore(row) for w in ("model", "baseline", "climatology", "tokens")}
-
-    def add(self, ids: list[int], made: list[Value], truths: list[Value | None]) -> None:
-        held = [n for n, truth in enumerate(truths) if truth is not None]
-        if not held:
-            return
-        tokens = [
-            self._reader.content(ids[n], self._view, only=[self._stream]).streams[self._stream]
-            for n in held
-        ]
-        for n, best in zip(held, self._decoder(tokens), strict=True):
-            truth = np.asarray(truths[n])
-            usual = self._climatology.guess(ids[n])
-            guesses = {
-                "model": made[n],
-                "baseline": self._guess,
-                "climatology": self._guess if usual is None else usual,
-                "tokens": best,
-            }
-            for way, guess in guesses.items():
-                self.ways[way].add(np.broadcast_to(np.asarray(guess), truth.shape), truth)
-
-
 def _write(
     config: GenerateConfig,
     dataset: Dataset,
     shown: dict[str, list[Any]],
-    judges: dict[str, _Judge],
+    judges: dict[str, Judge],
     num_samples: int,
 ) -> None:
     arrays: dict[str, np.ndarray] = {"keys": np.array(shown["keys"])}

@@ -1,0 +1,52 @@
+"""Scores of one target over samples, of the model and of those that it is compared with."""
+
+import numpy as np
+
+from pipeline.generate.climatology import Climatology
+from pipeline.generate.decode import Value
+from pipeline.generate.scores import MapScore, constant_guess
+from pipeline.generate.trained import Trained
+from pipeline.stage2.samples import SampleReader
+
+WAYS = ("model", "baseline", "climatology", "tokens")
+
+
+class Judge:
+    """Scores of one target, of the model and of those that it is compared with."""
+
+    def __init__(self, trained: Trained, reader: SampleReader, name: str, stream: int, view: int):
+        dataset = reader.dataset
+        self._reader, self._decoder, self._name = reader, trained.decoder(name), name
+        self._stream, self._view = stream, view
+        self._row = row = dataset.modalities[name]
+        self._guess, self.baseline = constant_guess(
+            row, dataset.statistics.get(name), dataset.class_counts.get(name)
+        )
+        self._climatology = Climatology(reader, name, view)
+        self.ways: dict[str, MapScore] = {}
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget what was added, and keep what was learned of places and seasons."""
+        self.ways = {w: MapScore(self._row) for w in WAYS}
+
+    def add(self, ids: list[int], made: list[Value], truths: list[Value | None]) -> None:
+        """Count generated maps of these samples where their truth is there."""
+        held = [n for n, truth in enumerate(truths) if truth is not None]
+        if not held:
+            return
+        tokens = [
+            self._reader.content(ids[n], self._view, only=[self._stream]).streams[self._stream]
+            for n in held
+        ]
+        for n, best in zip(held, self._decoder(tokens), strict=True):
+            truth = np.asarray(truths[n])
+            usual = self._climatology.guess(ids[n])
+            guesses = {
+                "model": made[n],
+                "baseline": self._guess,
+                "climatology": self._guess if usual is None else usual,
+                "tokens": best,
+            }
+            for way, guess in guesses.items():
+                self.ways[way].add(np.broadcast_to(np.asarray(guess), truth.shape), truth)
