@@ -5,8 +5,8 @@
 On held-out samples of the shard set that the run was trained on. Maps are decoded from the expected codes and
 scored in physical units against the better one of two guesses: the training mean (the most frequent class),
 and a climatology, what training samples near in place and season look like. Texts, places and dates are
-scored by the cross-entropy of their tokens against code frequencies. The figure is error / error of the guess (RMSE,
-share of wrong pixels, nats): below 1 is better than guessing.
+scored by the cross-entropy of their tokens against code frequencies. The figure is error / error of the
+guess (RMSE, share of wrong pixels, nats): below 1 is better than guessing.
 
 Pairs are each source with the next one; per target, the mean over pairs is compared with the mean over the
 same sources alone. The chain draws a first target, makes it input and draws the second; single-step draws the

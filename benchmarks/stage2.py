@@ -32,7 +32,8 @@ from pipeline.engine.base import Engine
 from pipeline.engine.build import build_engines
 from pipeline.engine.distributed import World, to_device
 from pipeline.engine.flops import BACKWARD_FACTOR, FlopCounter, peak_flops
-from pipeline.generate.sampler import Sampling, generate_tokens
+from pipeline.generate.picking import Sampling
+from pipeline.generate.sampler import generate_tokens
 from pipeline.stage2.layout import Layout, Stream
 from pipeline.stage2.masking import build_masking
 from pipeline.stage2.model import MaskedTransformer

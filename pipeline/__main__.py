@@ -5,9 +5,8 @@ Every command recognises finished work from the disk and goes on with unfinished
 """
 
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, cast
 
 import typer
 
@@ -21,10 +20,14 @@ from configs.schema import (
     Stage2Config,
     TokenizeConfig,
 )
+from pipeline import exchange
+from pipeline.console import exit_with, tell
 
 app = typer.Typer(
     add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__
 )
+
+exchange.add_to(app)
 
 ConfigOption = Annotated[Path, typer.Option("--config", "-c", help="YAML file")]
 Overrides = Annotated[
@@ -41,12 +44,12 @@ def train(config: ConfigOption, overrides: Overrides = None) -> None:
             f"{config}: nothing to train in a {getattr(loaded, 'kind', '?')} configuration"
         )
     if _finished(loaded.out / "DONE", loaded):
-        _tell(f"{_title(loaded):<18} already done: {loaded.out}")
+        tell(f"{_title(loaded):<18} already done: {loaded.out}")
         return
     if (loaded.out / "KILL").exists():
-        _tell(f"{_title(loaded):<18} called off: remove {loaded.out / 'KILL'} to go on")
+        tell(f"{_title(loaded):<18} called off: remove {loaded.out / 'KILL'} to go on")
         raise typer.Exit(65)
-    _exit_with(lambda: _train(loaded))
+    exit_with(lambda: _train(loaded))
 
 
 @app.command()
@@ -59,14 +62,12 @@ def tokenize(config: ConfigOption, overrides: Overrides = None) -> None:
 
         return work(loaded)
 
-    _exit_with(run)
+    exit_with(run)
 
 
 @app.command()
 def generate(
-    config: Annotated[Path, typer.Option("--config", "-c", help="YAML file")] = Path(
-        "configs/generate/any.yaml"
-    ),
+    config: Annotated[Path | None, typer.Option("--config", "-c", help="YAML file")] = None,
     run: Annotated[Path | None, typer.Option(help="stage-2 run to generate with")] = None,
     source: Annotated[str, typer.Option("--from", help="modalities given: S2L2A,DEM")] = "",
     target: Annotated[str, typer.Option("--to", help="modalities to make: LULC,captions")] = "",
@@ -83,7 +84,7 @@ def generate(
 
     loaded = assembled(config, run, source, target, given or [], truth or [], out, overrides or [])
     if _finished(loaded.out / "scores.json", loaded):
-        _tell(f"generate           already done: {loaded.out}")
+        tell(f"generate           already done: {loaded.out}")
         return
 
     def work() -> int:
@@ -91,7 +92,7 @@ def generate(
 
         return start(loaded)
 
-    _exit_with(work)
+    exit_with(work)
 
 
 @app.command()
@@ -99,7 +100,7 @@ def evaluate(config: ConfigOption, overrides: Overrides = None) -> None:
     """Score held-out tokens with all inputs, without each, with each alone; probe frozen features."""
     loaded = cast(EvaluateConfig, load_config(config, overrides or (), kind="evaluate"))
     if _finished(loaded.out / "scores.json", loaded):
-        _tell(f"evaluate           already done: {loaded.out}")
+        tell(f"evaluate           already done: {loaded.out}")
         return
 
     def run() -> int:
@@ -107,7 +108,7 @@ def evaluate(config: ConfigOption, overrides: Overrides = None) -> None:
 
         return work(loaded)
 
-    _exit_with(run)
+    exit_with(run)
 
 
 @app.command()
@@ -128,7 +129,7 @@ def inspect(
         show(loaded, world, as_json=as_json)
         return 0
 
-    _exit_with(run)
+    exit_with(run)
 
 
 @app.command()
@@ -159,81 +160,10 @@ def reshard(
         from pipeline.engine.reshard import reshard as work
 
         for line in work(commit, ranks, out):
-            _tell(line)
+            tell(line)
         return 0
 
-    _exit_with(run)
-
-
-@app.command("import-tokenizer")
-def import_tokenizer(
-    weights: Annotated[Path, typer.Argument(help="TerraMind_Tokenizer_S2L2A.pt, for instance")],
-    modality: Annotated[str, typer.Option(help="whose tokenizer it is, as in the registry")],
-    out: Annotated[Path, typer.Option(help="folder that tokenize is told; gets artifact/")],
-    statistics: Annotated[str, typer.Option(help="set it was trained with")] = "terramind-v1",
-    crop: Annotated[int, typer.Option(help="side of a window in pixels", min=1)] = 224,
-) -> None:
-    """Make one of TerraMind's published tokenizers one of ours; every tensor has to find its place."""
-
-    def run() -> int:
-        from pipeline.stage1.adopt import adopt
-
-        _tell(f"{out / 'artifact'}: {adopt(weights, modality, statistics, crop, out)}")
-        return 0
-
-    _exit_with(run)
-
-
-@app.command("import-model")
-def import_model(
-    weights: Annotated[Path, typer.Argument(help="TerraMind_v1_base.pt, for instance")],
-    out: Annotated[Path, typer.Option(help="folder of a run; gets artifact/")],
-    statistics: Annotated[str, typer.Option(help="set it was trained with")] = "terramind-v1",
-    window: Annotated[
-        float | None, typer.Option(help="side of a window in metres; what its patches cover", min=1)
-    ] = None,
-    rename: Annotated[
-        list[str] | None, typer.Option(help="NAME=MODALITY, of ones whose names do not tell")
-    ] = None,
-    without: Annotated[list[str] | None, typer.Option(help="NAME to leave out")] = None,
-) -> None:
-    """Make a published model of TerraMind or 4M one of ours; every tensor has to find its place."""
-
-    def run() -> int:
-        from pipeline.stage2.adopt import adopt
-
-        pairs = [text.partition("=") for text in rename or ()]
-        if any(not name for *_, name in pairs):
-            raise ConfigError("--rename takes NAME=MODALITY, such as --rename rgb@224=S2RGB")
-        renamed = {theirs: name for theirs, _, name in pairs}
-        found = adopt(weights, out, statistics, window, renamed, tuple(without or ()))
-        _tell(f"{out / 'artifact'}: {found}")
-        return 0
-
-    _exit_with(run)
-
-
-@app.command()
-def export(
-    run: Annotated[Path, typer.Option(help="a stage-2 run, or what import-model wrote")],
-    out: Annotated[Path, typer.Option(help="folder to write; must not exist")],
-    whole: Annotated[bool, typer.Option("--whole", help="keep the decoder")] = False,
-    onnx: Annotated[str, typer.Option(help="S2L2A,DEM: write encoder.onnx for these")] = "",
-    merge: Annotated[str, typer.Option(help="of its features: none, mean, max or concat")] = "none",
-) -> None:
-    """Write a trained encoder for others: weights, modality table, statistics; ONNX if asked for."""
-    if merge not in ("none", "mean", "max", "concat"):
-        raise ConfigError(f"--merge {merge}: choose none, mean, max or concat")
-
-    def run_() -> int:
-        from pipeline.stage2.export import export as work
-
-        names = tuple(n.strip() for n in onnx.split(",") if n.strip())
-        for line in work(run, out, whole=whole, onnx=names, merge=cast(Any, merge)):
-            _tell(line)
-        return 0
-
-    _exit_with(run_)
+    exit_with(run)
 
 
 @app.command()
@@ -251,7 +181,7 @@ def report(
         write_report(folder, out or folder / "report.html")
         return 0
 
-    _exit_with(run)
+    exit_with(run)
 
 
 def _train(config: Stage1Config | MaskedRunConfig) -> int:
@@ -292,28 +222,6 @@ def _finished(marker: Path, config: Frozen) -> bool:
     """The marker is there and was made by this very configuration."""
     saved = marker.parent / "config.yaml"
     return marker.is_file() and saved.is_file() and saved.read_text() == to_yaml(config)
-
-
-def _tell(text: str) -> None:
-    typer.echo(text)
-
-
-def _exit_with(work: Callable[[], int]) -> None:
-    """Run, turn errors meant for the user into one line, and leave with the right code."""
-    from pipeline.engine.errors import DivergedError, RunError
-    from pipeline.engine.lifecycle import GAVE_UP
-    from shards.errors import ShardError
-
-    try:
-        code = work()
-    except DivergedError as error:
-        typer.echo(f"error: {error}", err=True)
-        code = GAVE_UP
-    except (RunError, ShardError) as error:
-        typer.echo(f"error: {error}", err=True)
-        code = 2
-    if code:
-        raise typer.Exit(code)
 
 
 def main(argv: list[str] | None = None) -> int:

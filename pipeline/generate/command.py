@@ -8,7 +8,7 @@ from configs.schema import GenerateConfig, Stage2Config
 
 
 def assembled(
-    config: Path,
+    config: Path | None,
     run: Path | None,
     source: str,
     target: str,
@@ -17,12 +17,12 @@ def assembled(
     out: Path | None,
     overrides: list[str],
 ) -> GenerateConfig:
-    """The configuration that the options ask for; overrides win over options, options over the file.
+    """The configuration that the options ask for; overrides win over options, options over the file, if any.
 
     Without data and inputs, the data of the run; without `out`, RUN/generate/FROM-to-TO.
     Raises ConfigError.
     """
-    values = read_config(config)
+    values = {"kind": "generate"} if config is None else read_config(config)
     if run is not None:
         values["run"] = str(run)
     if source:
@@ -44,7 +44,7 @@ def assembled(
     if where and not {"out"} & ({*values} | asked) and sources and values.get("target"):
         name = f"{'+'.join(sources)}-to-{'+'.join(values['target'])}"
         values["out"] = str(Path(where) / "generate" / name)
-    found = parse_config(values, overrides, origin=str(config), kind="generate")
+    found = parse_config(values, overrides, origin=str(config or "generate"), kind="generate")
     assert isinstance(found, GenerateConfig)
     return found
 

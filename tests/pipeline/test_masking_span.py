@@ -10,7 +10,8 @@ from configs import load_config
 from configs.schema import MaskedConfig, Stage2Config
 from pipeline.data.tokens import BOS, EOS
 from pipeline.data.views import Views
-from pipeline.generate.sampler import Sampling, generate_tokens
+from pipeline.generate.picking import Sampling
+from pipeline.generate.sampler import generate_tokens
 from pipeline.inspection.assumed import AssumedData
 from pipeline.stage2.layout import Layout, Stream, build_layout
 from pipeline.stage2.masking import Selection
@@ -169,7 +170,7 @@ def test_generation_asks_as_training_does(monkeypatch):
     layout = layout_of(stream("m", "map", 4), stream("t", "sequence", 9, span=True, offset=16))
     asked = []
     monkeypatch.setattr(
-        "pipeline.generate.sampler.collate",
+        "pipeline.generate.proposals.collate",
         lambda samples, *sizes: asked.append(collate(samples, *sizes)) or asked[-1],
     )
     config = MaskedConfig(tokens=("m",), targets=("m",), width=16, heads=2)

@@ -1,0 +1,28 @@
+"""How commands speak and leave."""
+
+from collections.abc import Callable
+
+import typer
+
+
+def tell(text: str) -> None:
+    """One line to the person at the terminal."""
+    typer.echo(text)
+
+
+def exit_with(work: Callable[[], int]) -> None:
+    """Run, turn errors meant for the user into one line, and leave with the right code."""
+    from pipeline.engine.errors import DivergedError, RunError
+    from pipeline.engine.lifecycle import GAVE_UP
+    from shards.errors import ShardError
+
+    try:
+        code = work()
+    except DivergedError as error:
+        typer.echo(f"error: {error}", err=True)
+        code = GAVE_UP
+    except (RunError, ShardError) as error:
+        typer.echo(f"error: {error}", err=True)
+        code = 2
+    if code:
+        raise typer.Exit(code)
