@@ -1,6 +1,7 @@
 """What docs/models.md shows works as it is written there."""
 
 import re
+from typing import Any
 
 import pytest
 import torch
@@ -46,7 +47,10 @@ def test_import_export_and_the_encoder(shown, tmp_path, monkeypatch):
     export, graph = commands(shown["bash"][1])
     assert "--onnx" in graph
     assert main([a.replace("runs/stage2", "runs/terramind-base") for a in export]) == 0
-    given = {"s2l2a": torch.rand(2, 12, 64, 64) * 3000, "dem": torch.rand(2, 1, 64, 64) * 900}
+    given: dict[str, Any] = {
+        "s2l2a": torch.rand(2, 12, 64, 64) * 3000,
+        "dem": torch.rand(2, 1, 64, 64) * 900,
+    }
     exec(shown["python"][0], given)
     assert given["features"][-1]["DEM"].shape == (2, 16, 64)
     assert given["last"].shape == (2, 16, 64)
