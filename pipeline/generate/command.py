@@ -1,6 +1,7 @@
 """From the options of `python -m pipeline generate` to a configuration. Imports no torch."""
 
 from pathlib import Path
+from typing import Any
 
 from configs import ConfigError, load_config
 from configs.load import parse_config, read_config
@@ -22,7 +23,7 @@ def assembled(
     Without data and inputs, the data of the run; without `out`, RUN/generate/FROM-to-TO.
     Raises ConfigError.
     """
-    values = {"kind": "generate"} if config is None else read_config(config)
+    values: dict[str, Any] = {"kind": "generate"} if config is None else read_config(config)
     if run is not None:
         values["run"] = str(run)
     if source:

@@ -41,17 +41,6 @@ def _silent(conv: nn.Conv2d) -> nn.Conv2d:
     return conv
 
 
-def _start_loud(stem: nn.Conv2d, latent_width: int) -> None:
-    """The few latents at the end of the input have as much of the output as all noisy pixels.
-
-    Without it four latents are drowned by 192 channels of noise, and an encoder that hardly any
-    gradient comes back to keeps to a few codes.
-    """
-    noisy = stem.in_channels - latent_width
-    with torch.no_grad():
-        stem.weight[:, noisy:] *= (noisy / latent_width) ** 0.5
-
-
 class ResidualBlock(nn.Module):
     """Two convolutions, the step added between them: ([B, D, h, w], [B, E]) -> [B, D_out, h, w]."""
 
@@ -155,7 +144,6 @@ class UNet(nn.Module):
 
         self.step_embed = StepEmbedding(config.width, embed_width)
         self.stem = nn.Conv2d(patch_channels + latent_width, widths[0], 3, padding=1)
-        _start_loud(self.stem, latent_width)
         skips, channels = [widths[0]], widths[0]
         down = []
         for i, width in enumerate(widths):
