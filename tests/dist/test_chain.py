@@ -78,7 +78,7 @@ def test_one_command_makes_everything_and_the_second_finds_it_done(experiment):
     assert set(scores["scores"]) == {"LULC", "DEM"}
     for metrics in scores["scores"].values():
         for ways in metrics.values():
-            assert set(ways) == {"model", "baseline", "tokens"}
+            assert set(ways) == {"model", "baseline", "climatology", "tokens"}
     assert (out / "generate" / "from-S2L2A" / "sheet.png").stat().st_size > 10_000
     page = (out / "report.html").read_text()
     assert "S2L2A" in page
