@@ -73,9 +73,16 @@ class Decoder:
         return self._tokenizer.tokenize(np.asarray(value)[None])[0]
 
     def expected(self, probabilities: list[torch.Tensor]) -> list[Value]:
-        """Expected maps from probabilities of codes, [N, V] per sample. For maps only."""
+        """The map of least expected error from probabilities of codes, [N, V] per sample. For maps only.
+
+        Images: decoded from the expected latents. Class maps: from the most likely codes, because a
+        mean of latents is the latent of classes that nobody proposed.
+        """
         assert isinstance(self._tokenizer, ImageTokenizer)
-        return list(self._tokenizer.decode_expected(torch.stack(probabilities)))
+        stacked = torch.stack(probabilities)
+        if self.kind == "classes":
+            return list(self._tokenizer.decode(stacked.argmax(-1)))
+        return list(self._tokenizer.decode_expected(stacked))
 
     def __call__(self, codes: list[np.ndarray]) -> list[Value]:
         """Codes per sample -> maps [C, H, W] in physical units, texts, [lon, lat], or ISO dates."""

@@ -9,7 +9,7 @@ from configs.registry import BandStatistics, modality
 from pipeline.data.tokens import EOS
 from pipeline.engine.errors import RunError
 from pipeline.generate.chain import generate_targets, think
-from pipeline.generate.decode import spread, summarise
+from pipeline.generate.decode import Decoder, spread, summarise
 from pipeline.generate.picking import Sampling
 from pipeline.generate.proposals import Proposer
 from pipeline.generate.sampler import expected_tokens, generate_tokens
@@ -226,3 +226,22 @@ def test_the_trivial_guess_is_the_mean_or_the_most_frequent_class_but_never_noda
     guess, name = constant_guess(modality("LULC"), None, counts)
     assert int(guess[0, 0, 0]) == 2
     assert name.endswith("trees")
+
+
+def test_expected_class_maps_are_of_the_most_likely_codes(tmp_path):
+    """Between two classes lies the latent of a third, which nobody proposed."""
+    from tests.pipeline.test_scene import save_tokenizer
+
+    torch.manual_seed(0)
+    decoders = {
+        name: Decoder(
+            save_tokenizer(name, tmp_path / name), tmp_path / "shards", torch.device("cpu")
+        )
+        for name in ("LULC", "DEM")
+    }
+    p = torch.zeros(9, 9)
+    p[:, 0], p[:, 8] = 0.55, 0.45
+    for name, decoder in decoders.items():
+        likely = np.asarray(decoder([np.zeros(9, dtype=np.int64)])[0])
+        found = np.asarray(decoder.expected([p])[0])
+        assert np.array_equal(found, likely) == (name == "LULC")
