@@ -140,7 +140,7 @@ def main() -> int:
     missed = [f"{t} from {s} {v:.2f}" for s in bench.sources for t, v in table[s].items() if v >= 1]
     print("per target, mean over pairs and over the same sources alone:")
     for target in (*bench.maps, *bench.others):
-        both = [p for p in pairs if target in table["+".join(p)]]
+        both = [p for p in pairs if target not in p and target in table["+".join(p)]]
         in_pairs = float(np.mean([table["+".join(p)][target] for p in both]))
         alone = float(np.mean([table[s][target] for p in both for s in p]))
         print(f"  {target:<12} {in_pairs:.3f} {alone:.3f}")
