@@ -24,7 +24,7 @@ demo: $(VENV)/.demo ## shards, tokenizers, stage 2, generated maps and a report,
 	@$(BIN)/python -m launch.submit all --config configs/experiments/demo.yaml --cluster local $(ARGS)
 
 test: $(VENV)/.dev ## all checks and all tests
-	@for check in lint imports types quick test-dist; do \
+	@for check in lint imports types quick test-dist test-public; do \
 	    begin=$$(date +%s); \
 	    $(MAKE) --no-print-directory $$check || exit; \
 	    echo "== make $$check: $$(($$(date +%s) - begin)) s"; \
@@ -42,6 +42,9 @@ quick: $(VENV)/.dev ## the tests that need one process
 
 test-dist: $(VENV)/.dev ## the tests that need several ranks, MPI or a browser
 	$(BIN)/python -m pytest -m "dist or mpi or browser" $(ARGS)
+
+test-public: $(VENV)/.dev ## models of the public terratorch package against ours, in an environment made for it
+	$(BIN)/python -m pytest -m terratorch $(ARGS)
 
 # Swept also when pytest was killed and could not do it itself.
 test-cluster: $(VENV)/.dev ## the tests on a real Slurm of two nodes made on this machine (root on Debian)
@@ -90,6 +93,6 @@ $(VENV)/.demo: setup.cfg pyproject.toml | $(VENV)/.torch
 
 $(VENV)/.dev: setup.cfg pyproject.toml | $(VENV)/.torch
 	@echo "installing the project and its tools"
-	@$(PIP) -e '.[mpi,dev]' || { \
-	    echo "note: no MPI for this platform; tests that need it are skipped"; $(PIP) -e '.[dev]'; }
+	@$(PIP) -e '.[mpi,onnx,dev]' || { \
+	    echo "note: no MPI for this platform; tests that need it are skipped"; $(PIP) -e '.[onnx,dev]'; }
 	@touch $@ $(VENV)/.demo

@@ -31,7 +31,7 @@ def make_environment(folder: Path) -> Path:
     for wanted in (["--no-deps", "terratorch>=1.2,<1.3"], ["einops", "diffusers"]):
         done = subprocess.run([*pip, *wanted], capture_output=True, text=True, check=False)
         if done.returncode:
-            pytest.skip(f"terratorch cannot be installed: {done.stderr[-500:]}")
+            pytest.fail(f"terratorch cannot be installed: {done.stderr[-500:]}")
     return python
 
 

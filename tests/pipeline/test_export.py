@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 
@@ -76,10 +77,6 @@ def test_what_cannot_be_exported_is_told(run, tmp_path, capsys):
 )
 @torch.no_grad()
 def test_the_onnx_graph_computes_the_same(style, names, merge, tmp_path):
-    for package in ("onnx", "onnxscript", "onnxruntime"):
-        pytest.importorskip(package, reason="pip install '.[onnx]' to export and compare a graph")
-    import onnxruntime
-
     artifact.save(build(style, encoder_depth=1), NORMALISERS, tmp_path / "run" / "artifact")
     argv = ["export", "--run", str(tmp_path / "run"), "--out", str(tmp_path / "out")]
     assert main([*argv, "--onnx", ",".join(names), "--merge", merge]) == 0
