@@ -7,33 +7,6 @@ import math
 
 import numpy as np
 
-from configs.schema import BlockMasking
-from pipeline.stage2.layout import Layout
-from pipeline.stage2.masking.dirichlet import DirichletShares
-from pipeline.stage2.masking.drawing import Drawing
-from pipeline.stage2.masking.ground import Ground
-from pipeline.stage2.masking.selection import Present, Selection
-
-
-class Block:
-    """Map tokens are seen outside the rectangles and asked for inside them."""
-
-    def __init__(self, config: BlockMasking, layout: Layout, drawing: Drawing):
-        self._config, self._drawing, self._ground = config, drawing, Ground(layout)
-        self._inputs = DirichletShares(
-            config.alpha_input, config.alpha_input_by, layout, layout.inputs
-        )
-        self._targets = DirichletShares(
-            config.alpha_target, config.alpha_target_by, layout, layout.targets
-        )
-
-    def __call__(self, rng: np.random.Generator, present: Present) -> Selection:
-        side, hidden = self._ground.side(present), None
-        if side:
-            places = draw_blocks(rng, side, self._config.share, self._config.num_blocks)
-            hidden = self._ground.hide(places, present)
-        return self._drawing(rng, present, self._inputs, self._targets, hidden)
-
 
 def draw_blocks(
     rng: np.random.Generator, side: int, share: float, num_blocks: int = 1

@@ -1,5 +1,7 @@
 """Configuration -> strategies."""
 
+from functools import partial
+
 from configs.schema import (
     BlockMasking,
     DirichletMasking,
@@ -9,14 +11,15 @@ from configs.schema import (
     SingleMasking,
 )
 from pipeline.stage2.layout import Layout
-from pipeline.stage2.masking.block import Block
+from pipeline.stage2.masking.block import draw_blocks
 from pipeline.stage2.masking.dirichlet import Dirichlet
 from pipeline.stage2.masking.drawing import Drawing
 from pipeline.stage2.masking.dropout import ModalityDropout
+from pipeline.stage2.masking.hiding import Hiding
 from pipeline.stage2.masking.mixture import Mixture
 from pipeline.stage2.masking.selection import Strategy
 from pipeline.stage2.masking.single import Single
-from pipeline.stage2.masking.tube import Tube
+from pipeline.stage2.masking.tube import draw_places
 from pipeline.stage2.masking.uniform import Random
 
 
@@ -37,11 +40,12 @@ def _build(config: MaskingConfig, layout: Layout, drawing: Drawing) -> Strategy:
     elif isinstance(config, RandomMasking):
         strategy = Random(drawing)
     elif isinstance(config, BlockMasking):
-        strategy = Block(config, layout, drawing)
+        blocks = partial(draw_blocks, share=config.share, num_blocks=config.num_blocks)
+        strategy = Hiding(config, layout, drawing, blocks)
     elif isinstance(config, SingleMasking):
         strategy = Single(config, layout, drawing)
     else:
-        strategy = Tube(config, layout, drawing)
+        strategy = Hiding(config, layout, drawing, partial(draw_places, share=config.share))
     if config.modality_dropout:
         strategy = ModalityDropout(strategy, layout, config.modality_dropout)
     return strategy

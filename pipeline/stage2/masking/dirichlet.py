@@ -8,6 +8,7 @@ from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import accumulate
+from typing import Protocol
 
 import numpy as np
 
@@ -59,17 +60,43 @@ class DirichletShares:
         return partial(fit_budget, weights)
 
 
+class InputAlphas(Protocol):
+    """A configuration that says how inputs are shared out."""
+
+    @property
+    def alpha_input(self) -> Sequence[float]: ...
+
+    @property
+    def alpha_input_by(self) -> Mapping[str, float]: ...
+
+
+class TargetAlphas(Protocol):
+    """A configuration that says how targets are shared out."""
+
+    @property
+    def alpha_target(self) -> Sequence[float]: ...
+
+    @property
+    def alpha_target_by(self) -> Mapping[str, float]: ...
+
+
+def input_shares(config: InputAlphas, layout: Layout) -> DirichletShares:
+    """Over the streams that may be inputs."""
+    return DirichletShares(config.alpha_input, config.alpha_input_by, layout, layout.inputs)
+
+
+def target_shares(config: TargetAlphas, layout: Layout) -> DirichletShares:
+    """Over the streams that may be targets."""
+    return DirichletShares(config.alpha_target, config.alpha_target_by, layout, layout.targets)
+
+
 class Dirichlet:
     """Any tokens, in the shares of two Dirichlet draws, one for inputs and one for targets."""
 
     def __init__(self, config: DirichletMasking, layout: Layout, drawing: Drawing):
         self._drawing = drawing
-        self._inputs = DirichletShares(
-            config.alpha_input, config.alpha_input_by, layout, layout.inputs
-        )
-        self._targets = DirichletShares(
-            config.alpha_target, config.alpha_target_by, layout, layout.targets
-        )
+        self._inputs = input_shares(config, layout)
+        self._targets = target_shares(config, layout)
 
     def __call__(self, rng: np.random.Generator, present: Present) -> Selection:
         return self._drawing(rng, present, self._inputs, self._targets)

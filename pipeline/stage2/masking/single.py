@@ -5,7 +5,7 @@ import numpy as np
 from configs.schema import SingleMasking
 from pipeline.stage2.layout import Layout
 from pipeline.stage2.masking.budget import proportional
-from pipeline.stage2.masking.dirichlet import DirichletShares
+from pipeline.stage2.masking.dirichlet import target_shares
 from pipeline.stage2.masking.drawing import Drawing
 from pipeline.stage2.masking.selection import Present, Selection
 
@@ -17,9 +17,7 @@ class Single:
         self._drawing = drawing
         self._first = layout.pixels if config.of == "pixels" else layout.inputs
         self._all = layout.inputs
-        self._targets = DirichletShares(
-            config.alpha_target, config.alpha_target_by, layout, layout.targets
-        )
+        self._targets = target_shares(config, layout)
 
     def __call__(self, rng: np.random.Generator, present: Present) -> Selection:
         readable = present.readable
