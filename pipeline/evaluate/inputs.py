@@ -7,7 +7,7 @@ import numpy as np
 from configs import ConfigError
 from configs.schema import EvaluateConfig
 from pipeline.stage2.layout import Layout
-from pipeline.stage2.masking import Selection
+from pipeline.stage2.masking import Selection, ask
 from pipeline.stage2.samples import Content, Masked
 
 ALL = "all"
@@ -85,9 +85,5 @@ def give(
             chosen[i] = places[:n]
     if target is None:
         return Masked(content, Selection(chosen, {}))
-    starts: dict[int, int] = {}
-    if layout.streams[target].num_sentinels:
-        # A text that is asked for whole is one lost span: a sentinel stands in its place.
-        chosen[target], starts[target] = np.array([-1]), 0
-    asked = {target: np.arange(len(content.streams[target]))}
-    return Masked(content, Selection(dict(sorted(chosen.items())), asked, starts))
+    places = np.arange(len(content.streams[target]))
+    return Masked(content, ask(layout.streams, chosen, target, places))

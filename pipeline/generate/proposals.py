@@ -6,7 +6,7 @@ from torch import Tensor
 from pipeline.engine.distributed import to_device
 from pipeline.engine.errors import RunError
 from pipeline.generate.picking import Sampling
-from pipeline.stage2.masking import Selection
+from pipeline.stage2.masking import ask
 from pipeline.stage2.model import Context, MaskedTransformer
 from pipeline.stage2.samples import Batch, Content, Masked, collate
 
@@ -85,13 +85,10 @@ class Proposer:
         masked = []
         for row, (content, values, places) in enumerate(zip(contents, codes, asked, strict=True)):
             inputs = {i: np.arange(len(v)) for i, v in content.streams.items()}
-            starts: dict[int, int] = {}
             if known is not None and len(known[row]):
                 inputs[self._target] = known[row]
-            if self._stream.num_sentinels:
-                # A text to be written is one dropped span: a sentinel in its place.
-                inputs[self._target], starts[self._target] = np.array([-1]), 0
-            selection = Selection(dict(sorted(inputs.items())), {self._target: places}, starts)
+            given = dict(sorted(inputs.items()))
+            selection = ask(self._model.layout.streams, given, self._target, places)
             masked.append(Masked(Content({**content.streams, self._target: values}), selection))
         num_inputs = max(sum(map(len, m.selection.inputs.values())) for m in masked)
         num_targets = max(map(len, asked))

@@ -16,6 +16,6 @@ which are asked for (`span`).
 
 from pipeline.stage2.masking.build import build_masking
 from pipeline.stage2.masking.mixture import Mixture
-from pipeline.stage2.masking.selection import Selection
+from pipeline.stage2.masking.selection import Selection, ask
 
-__all__ = ["Mixture", "Selection", "build_masking"]
+__all__ = ["Mixture", "Selection", "ask", "build_masking"]

@@ -1,9 +1,12 @@
 """What goes into a strategy and what comes out."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 import numpy as np
+
+from pipeline.stage2.layout import Stream
 
 
 @dataclass(frozen=True)
@@ -17,6 +20,19 @@ class Selection:
     inputs: dict[int, np.ndarray]
     targets: dict[int, np.ndarray]
     starts: dict[int, int] = field(default_factory=dict)
+
+
+def ask(
+    streams: Sequence[Stream], given: dict[int, np.ndarray], target: int, places: np.ndarray
+) -> Selection:
+    """Given places are seen and places of one target are asked for, as a model knows it from training.
+
+    A sequence that knows lost spans is asked for whole: a sentinel stands in its place.
+    """
+    if not streams[target].num_sentinels:
+        return Selection(given, {target: places})
+    whole = given | {target: np.array([-1])}
+    return Selection(dict(sorted(whole.items())), {target: places}, {target: 0})
 
 
 class Present(NamedTuple):
