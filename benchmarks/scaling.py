@@ -24,6 +24,8 @@ import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # started as a file, not as a module
+
 from benchmarks import engine as ranks_of
 from configs import load_config
 from configs.schema import Stage2Config

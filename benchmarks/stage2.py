@@ -19,6 +19,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # started as a file, not as a module
+
 import numpy as np
 import torch
 from torch import Tensor, nn

@@ -1,6 +1,7 @@
 """The benchmarks run, on little; what they measure is for people to read."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,23 @@ def run(*argv: str | Path) -> str:
     return done.stdout
 
 
+def test_every_benchmark_starts_as_a_file_from_any_folder(tmp_path: Path) -> None:
+    env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    files = [f for f in sorted((ROOT / "benchmarks").glob("*.py")) if f.name[0] != "_"]
+    started = {
+        f.name: subprocess.Popen(
+            [sys.executable, str(f), "--help"],
+            cwd=tmp_path, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )
+        for f in files
+    }  # fmt: skip
+    said = {name: process.communicate(timeout=300) for name, process in started.items()}
+    failed = {name: said[name][1] for name, process in started.items() if process.returncode}
+    assert started
+    assert not failed, failed
+    assert all(b"usage" in out.lower() for out, _ in said.values())
+
+
 def test_scale_measures_every_step(tmp_path: Path) -> None:
     output = run("benchmarks/scale.py", "--samples", "20000", "--json", tmp_path / "rows.json")
     rows = json.loads((tmp_path / "rows.json").read_text())
@@ -26,7 +44,7 @@ def test_scale_measures_every_step(tmp_path: Path) -> None:
 
 
 def test_masking_measures_every_strategy_on_every_layout(tmp_path: Path) -> None:
-    argv = ("-m", "benchmarks._masking", "--samples", "20", "--json", tmp_path / "rows.json")
+    argv = ("benchmarks/masking.py", "--samples", "20", "--json", tmp_path / "rows.json")
     output = run(*argv)
     rows = json.loads((tmp_path / "rows.json").read_text())
     kinds = {row["strategy"] for row in rows}

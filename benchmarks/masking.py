@@ -5,17 +5,20 @@ code is measured in), and the eleven modalities of the demo, with and without se
 bound is what the draw would cost if only places were drawn: `rng.permutation` of every stream that is
 present.
 
-    python -m benchmarks._masking [--samples 2000] [--json FILE]
+    python benchmarks/masking.py [--samples 2000] [--json FILE]
 """
 
 import argparse
 import json
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # started as a file, not as a module
 
 import numpy as np
 
