@@ -27,6 +27,7 @@ from configs.schema import EvaluateConfig
 from pipeline.engine.distributed import pick_device
 from pipeline.evaluate.run import evaluate
 from pipeline.generate.chain import generate_targets
+from pipeline.generate.climatology import Whereabouts
 from pipeline.generate.judge import Judge
 from pipeline.generate.picking import Sampling
 from pipeline.generate.run import truth_of
@@ -52,8 +53,10 @@ class Bench:
         self.maps = [n for n in names if self.dataset.modalities[n].is_map]
         self.others = [n for n in names if n not in self.maps]
         streams = self.trained.targets(tuple(self.maps))
+        whereabouts = Whereabouts(self.dataset)
         self.judges = {
-            n: Judge(self.trained, self.reader, n, streams[n], self.view) for n in self.maps
+            n: Judge(self.trained, self.reader, whereabouts, n, streams[n], self.view)
+            for n in self.maps
         }
         self.num_samples = a.samples
 

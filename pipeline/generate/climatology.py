@@ -5,27 +5,67 @@ the mean of their means per band, of class maps the class that is most frequent 
 """
 
 import datetime
+from typing import Any
 
 import numpy as np
 
 from pipeline.data.transforms import measured_pixels
 from pipeline.engine.evaluation import spread
 from pipeline.stage2.samples import SampleReader
+from shards import SampleSet
 
 NUM_TRAINING, NUM_NEAREST = 512, 16
+
+
+class Whereabouts:
+    """Places and days of samples as points, each read once however many modalities ask."""
+
+    def __init__(self, dataset: SampleSet):
+        self._dataset = dataset
+        self._known: dict[int, np.ndarray | None] = {}
+
+    def of(self, index: int) -> np.ndarray | None:
+        """On the unit sphere, and on a circle of the year half as wide; None where one is missing."""
+        return self.beside(index)[0]
+
+    def beside(self, index: int, *names: str) -> tuple[np.ndarray | None, dict[str, Any]]:
+        """The same and, by one read, these modalities of the sample."""
+        unknown = ("coordinates", "date") if index not in self._known else ()
+        wanted = [*names, *unknown]
+        parts = self._dataset.read(index, wanted) if wanted else {}
+        if unknown:
+            self._known[index] = _point(parts.get("coordinates"), parts.get("date"))
+        return self._known[index], parts
+
+
+def _point(lon_lat: Any, date: Any) -> np.ndarray | None:
+    if not isinstance(lon_lat, np.ndarray) or not isinstance(date, str):
+        return None
+    lon, lat = np.radians(np.asarray(lon_lat, dtype=np.float64).ravel()[:2])
+    day = datetime.date.fromisoformat(date[:10]).timetuple().tm_yday
+    turn = 2 * np.pi * day / 365.25
+    place = [np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), np.sin(lat)]
+    return np.array([*place, 0.5 * np.cos(turn), 0.5 * np.sin(turn)])
 
 
 class Climatology:
     """Of one modality. Raises nothing: `guess` is None where nothing is known of a sample's place."""
 
-    def __init__(self, reader: SampleReader, name: str, view: int, split: str = "train"):
+    def __init__(
+        self,
+        reader: SampleReader,
+        whereabouts: Whereabouts,
+        name: str,
+        view: int,
+        split: str = "train",
+    ):
         dataset = reader.dataset
-        self._reader, self._row = reader, dataset.modalities[name]
+        self._whereabouts, self._row = whereabouts, dataset.modalities[name]
         indices = dataset.select(split=split, require=[name])
         wheres, means = [], []
         for index in spread(indices, NUM_TRAINING):
-            where = self._where(int(index))
-            value = dataset.read(int(index), [name]).get(name)
+            where, parts = whereabouts.beside(int(index), name)
+            value = parts.get(name)
             if where is None or not isinstance(value, np.ndarray):
                 continue
             window = reader.window(name, value, view)
@@ -38,7 +78,7 @@ class Climatology:
 
     def guess(self, index: int) -> np.ndarray | None:
         """[C, 1, 1], in the unit of the modality, or a class; None where place or day is missing."""
-        where = self._where(index)
+        where = self._whereabouts.of(index)
         if where is None or not len(self._wheres):
             return None
         apart = ((self._wheres - where) ** 2).sum(1)
@@ -54,15 +94,3 @@ class Climatology:
             counts = np.bincount(pixels.ravel(), minlength=self._row.num_classes)
             return counts / counts.sum()
         return pixels.mean(axis=1, dtype=np.float64)
-
-    def _where(self, index: int) -> np.ndarray | None:
-        """On the unit sphere, and on a circle of the year half as wide."""
-        parts = self._reader.dataset.read(index, ["coordinates", "date"])
-        lon_lat, date = parts.get("coordinates"), parts.get("date")
-        if not isinstance(lon_lat, np.ndarray) or not isinstance(date, str):
-            return None
-        lon, lat = np.radians(np.asarray(lon_lat, dtype=np.float64).ravel()[:2])
-        day = datetime.date.fromisoformat(date[:10]).timetuple().tm_yday
-        turn = 2 * np.pi * day / 365.25
-        place = [np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), np.sin(lat)]
-        return np.array([*place, 0.5 * np.cos(turn), 0.5 * np.sin(turn)])

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from pipeline.generate.climatology import Climatology
+from pipeline.generate.climatology import Climatology, Whereabouts
 from pipeline.generate.decode import Value
 from pipeline.generate.scores import MapScore, constant_guess
 from pipeline.generate.trained import Trained
@@ -14,7 +14,15 @@ WAYS = ("model", "baseline", "climatology", "tokens")
 class Judge:
     """Scores of one target, of the model and of those that it is compared with."""
 
-    def __init__(self, trained: Trained, reader: SampleReader, name: str, stream: int, view: int):
+    def __init__(
+        self,
+        trained: Trained,
+        reader: SampleReader,
+        whereabouts: Whereabouts,
+        name: str,
+        stream: int,
+        view: int,
+    ):
         dataset = reader.dataset
         self._reader, self._decoder, self._name = reader, trained.decoder(name), name
         self._stream, self._view = stream, view
@@ -22,7 +30,7 @@ class Judge:
         self._guess, self.baseline = constant_guess(
             row, dataset.statistics.get(name), dataset.class_counts.get(name)
         )
-        self._climatology = Climatology(reader, name, view)
+        self._climatology = Climatology(reader, whereabouts, name, view)
         self.ways: dict[str, MapScore] = {}
         self.reset()
 

@@ -22,6 +22,7 @@ from pipeline.engine.distributed import pick_device
 from pipeline.engine.lifecycle import OK, write_atomic
 from pipeline.engine.metrics import say
 from pipeline.generate.chain import generate_targets
+from pipeline.generate.climatology import Whereabouts
 from pipeline.generate.decode import Value
 from pipeline.generate.judge import Judge
 from pipeline.generate.scores import table
@@ -45,8 +46,9 @@ def generate(config: GenerateConfig) -> int:
     reader = SampleReader(dataset, trained.layout, trained.normalisers)
     indices = _choose(dataset, config)
     shown: dict[str, list[Any]] = defaultdict(list)
+    whereabouts = Whereabouts(dataset)
     judges = {
-        name: Judge(trained, reader, name, stream, view)
+        name: Judge(trained, reader, whereabouts, name, stream, view)
         for name, stream in targets.items()
         if dataset.modalities[name].is_map
     }
