@@ -1,6 +1,6 @@
 """Tokenizers side by side over their steps: a line per arm, the mean over its seeds, and their spread."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 from configs.schema import Modality
 from pipeline.report import numbers
@@ -58,19 +58,26 @@ def _panel_title(metric: str, row: Modality) -> str:
 def _panel(
     comparison: Comparison, row: Modality, title: str, curve: Curve, *, log: bool = True
 ) -> Markup | None:
-    lines = [
-        mean_line(arm_style(i), [curve(r.run) for r in comparison.of(row.name, arm)])
-        for i, arm in enumerate(comparison.arms)
-    ]
-    if not any(line.points for line in lines):
-        return None
+    runs = {arm: [r.run for r in comparison.of(row.name, arm)] for arm in comparison.arms}
+    return arms_panel(runs, title, curve, log=log)
+
+
+def arms_panel(
+    runs: Mapping[str, Sequence[TrainingRun]], title: str, curve: Curve, *, log: bool = True
+) -> Markup | None:
+    """One chart, a line per arm over its seeds; None where no run has the curve."""
+    lines = {
+        arm: mean_line(arm_style(i), [curve(run) for run in seeds])
+        for i, (arm, seeds) in enumerate(runs.items())
+    }
     ends = [
-        f"{arm} {numbers.number(line.points[-1][1])}"
-        for arm, line in zip(comparison.arms, lines, strict=True)
-        if line.points
+        f"{arm} {numbers.number(line.points[-1][1])}" for arm, line in lines.items() if line.points
     ]
-    num_steps = max(r.run.num_steps for r in comparison.of(row.name))
-    return chart(title, "", lines, num_steps, log=log, spoken=f"at the end: {', '.join(ends)}")
+    if not ends:
+        return None
+    num_steps = max(run.num_steps for seeds in runs.values() for run in seeds)
+    drawn = list(lines.values())
+    return chart(title, "", drawn, num_steps, log=log, spoken=f"at the end: {', '.join(ends)}")
 
 
 def mean_line(style: str, curves: list[Points]) -> Line:

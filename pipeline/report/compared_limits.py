@@ -8,20 +8,28 @@ from pipeline.report.html import Markup, absent, section, table, tag
 from pipeline.report.tokenizers import vocab_size
 
 # What arms should have in common, so that their scores differ by what they are.
-_BUDGET = (
+TRAINING = (
     ("engine", "num_steps"),
     ("engine", "num_samples"),
     ("engine", "global_batch"),
     ("engine", "optimizer"),
     ("engine", "schedule"),
     ("engine", "precision"),
-    ("engine", "eval_samples"),
     ("data",),
+)
+_BUDGET = (
+    *TRAINING,
+    ("engine", "eval_samples"),
     ("tokenizer", "patch_px"),
     ("tokenizer", "crop_px"),
     ("tokenizer", "width"),
     ("tokenizer", "encoder_depth"),
     ("tokenizer", "augment"),
+)
+
+SHORT_RUN = (
+    "A short run of small models ranks arms at this budget. Which one wins after long training, or at "
+    "another size, it does not say."
 )
 
 
@@ -35,7 +43,7 @@ def limits_section(found: Found) -> Markup:
 
 
 def _sentences(found: Found, comparison: Comparison) -> list[str]:
-    texts = [_data(found)]
+    texts = [data_sentence(found)]
     texts.append(_budget(comparison))
     many = len(comparison.seeds) > 1
     texts.append(
@@ -63,14 +71,12 @@ def _sentences(found: Found, comparison: Comparison) -> list[str]:
         "(diffusion) or is taught to look real (GAN) may give up pixel error for sharpness: read PSNR and "
         "SSIM beside the pictures."
     )
-    texts.append(
-        "A short run on small models ranks arms at this budget. Which one wins after long training, or "
-        "at another size, it does not say."
-    )
+    texts.append(SHORT_RUN)
     return texts
 
 
-def _data(found: Found) -> str:
+def data_sentence(found: Found) -> str:
+    """How many samples there were, and of what worth."""
     kind = "synthetic samples, which say nothing about Earth" if found.synthetic else "samples"
     if found.dataset is None:
         return f"Data: {kind}; the data set is not readable from here."

@@ -2,8 +2,8 @@
 
 from pipeline.report import numbers
 from pipeline.report.collect import Found
-from pipeline.report.compared_curves import Curve, mean_line
-from pipeline.report.curves import arm_key, arm_style, chart
+from pipeline.report.compared_curves import Curve, arms_panel
+from pipeline.report.curves import arm_key
 from pipeline.report.html import Markup, absent, section, tag
 from pipeline.report.models import ModelComparison
 
@@ -35,19 +35,8 @@ def models_curves_section(found: Found) -> Markup:
 
 
 def _panel(models: ModelComparison, title: str, curve: Curve) -> Markup | None:
-    lines = [
-        mean_line(arm_style(i), [curve(r.run) for r in models.of(arm)])
-        for i, arm in enumerate(models.arms)
-    ]
-    if not any(line.points for line in lines):
-        return None
-    ends = [
-        f"{arm} {numbers.number(line.points[-1][1])}"
-        for arm, line in zip(models.arms, lines, strict=True)
-        if line.points
-    ]
-    num_steps = max(r.run.num_steps for r in models.runs)
-    return chart(title, "", lines, num_steps, spoken=f"at the end: {', '.join(ends)}")
+    runs = {arm: [r.run for r in models.of(arm)] for arm in models.arms}
+    return arms_panel(runs, title, curve)
 
 
 def _by_inputs(models: ModelComparison, count: int) -> tuple[str, Curve]:

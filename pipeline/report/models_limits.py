@@ -2,19 +2,14 @@
 
 from pipeline.report import numbers
 from pipeline.report.collect import Found
+from pipeline.report.compared_limits import SHORT_RUN, TRAINING, data_sentence
 from pipeline.report.files import dig
 from pipeline.report.html import Markup, absent, section, table, tag
 from pipeline.report.models import ModelComparison
 
 # What arms should have in common, so that their scores differ by what they are.
 _BUDGET = (
-    ("engine", "num_steps"),
-    ("engine", "num_samples"),
-    ("engine", "global_batch"),
-    ("engine", "optimizer"),
-    ("engine", "schedule"),
-    ("engine", "precision"),
-    ("data",),
+    *TRAINING,
     ("masked", "pixels"),
     ("masked", "tokens"),
     ("masked", "targets"),
@@ -29,20 +24,12 @@ def models_limits_section(found: Found) -> Markup:
     title, models = "What it shows, and what it does not", found.models
     if models is None or not models.runs:
         return section("limits", title, absent("experiment.yaml names no run."))
-    texts = [_data(found), _budget(models), _chance(models)]
+    texts = [data_sentence(found), _budget(models), _chance(models)]
     texts += [
         "Parameters and time per step are not the same: equal steps are not equal cost.",
-        "A short run of small models ranks arms at this budget. Which one wins after long training, or at "
-        "another size, it does not say.",
+        SHORT_RUN,
     ]
     return section("limits", title, tag("ul", [tag("li", t) for t in texts]), _arms(models))
-
-
-def _data(found: Found) -> str:
-    kind = "synthetic samples, which say nothing about Earth" if found.synthetic else "samples"
-    if found.dataset is None:
-        return f"Data: {kind}; the data set is not readable from here."
-    return f"Data: {found.dataset.num_samples:,} {kind}."
 
 
 def _chance(models: ModelComparison) -> str:

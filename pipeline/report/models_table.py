@@ -192,24 +192,23 @@ def _of_target(
 
 
 def _cell(models: ModelComparison, arm: str, get: Get, what: str) -> object:
-    values = models.values(arm, get)
-    if not values:
-        return "–"
-    mean, deviation = spread_of(values)
-    shown = _value(mean, what)
-    if deviation is None or what == "parameters":
-        return shown
-    return join([shown, tag("span", f" ± {_deviation(deviation, shown, what)}", class_="spread")])
+    mean, spread = _told(models.values(arm, get), what)
+    return join([mean, tag("span", spread, class_="spread")]) if spread else mean
 
 
 def _text(values: list[float], what: str) -> str:
+    return "".join(_told(values, what))
+
+
+def _told(values: list[float], what: str) -> tuple[str, str]:
+    """The mean and, of several, how far they are apart."""
     if not values:
-        return "–"
+        return "–", ""
     mean, deviation = spread_of(values)
     shown = _value(mean, what)
     if deviation is None or what == "parameters":
-        return shown
-    return f"{shown} ± {_deviation(deviation, shown, what)}"
+        return shown, ""
+    return shown, f" ± {_deviation(deviation, shown, what)}"
 
 
 def _deviation(deviation: float, shown: str, what: str) -> str:
