@@ -7,32 +7,17 @@ outputs; and names and shapes of the tensors of those that were released.
 """
 
 import importlib
-import importlib.util
 import sys
-import types
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
+from public_package import open_terratorch
 
-# These look for torchvision, so they come before its stand-in, which tokenizers do not use: the real one
-# does not go with a torch that was built for the CPU only.
+# These look for torchvision, so they come before its stand-in.
 for name in ("diffusers.pipelines.pipeline_utils", "diffusers.models.modeling_utils"):
     importlib.import_module(name)
-for name in ("torchvision", "torchvision.transforms", "torchvision.transforms.functional"):
-    sys.modules[name] = types.ModuleType(name)
-
-# Packages above the tokenizers import all of terratorch and its dependencies; these do not.
-spec = importlib.util.find_spec("terratorch")
-assert spec is not None
-assert spec.submodule_search_locations
-ROOT = Path(spec.submodule_search_locations[0])
-PARTS = ("terratorch", "models", "backbones", "terramind", "tokenizer")
-for depth in range(1, len(PARTS) + 1):
-    package = types.ModuleType(".".join(PARTS[:depth]))
-    package.__path__ = [str(ROOT.joinpath(*PARTS[1:depth]))]
-    sys.modules[package.__name__] = package
+open_terratorch("models", "backbones", "terramind", "tokenizer")
 
 vqvae: Any = importlib.import_module("terratorch.models.backbones.terramind.tokenizer.vqvae")
 vit, unet = vqvae.vit_models, vqvae.unet

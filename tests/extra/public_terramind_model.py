@@ -7,31 +7,15 @@ every modality alone and of mixtures, and decoder logits; and names and shapes o
 """
 
 import importlib
-import importlib.util
 import sys
-import types
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
+from public_package import open_terratorch
 from torch import nn
 
-# The model's helpers look for torchvision, of which the model uses nothing: the real one does not go with a
-# torch that was built for the CPU only.
-for name in ("torchvision", "torchvision.transforms", "torchvision.transforms.functional"):
-    sys.modules[name] = types.ModuleType(name)
-
-# Packages above the model import all of terratorch and its dependencies; these do not.
-spec = importlib.util.find_spec("terratorch")
-assert spec is not None
-assert spec.submodule_search_locations
-ROOT = Path(spec.submodule_search_locations[0])
-PARTS = ("terratorch", "models", "backbones", "terramind", "model")
-for depth in range(1, len(PARTS) + 1):
-    package = types.ModuleType(".".join(PARTS[:depth]))
-    package.__path__ = [str(ROOT.joinpath(*PARTS[1:depth]))]
-    sys.modules[package.__name__] = package
+open_terratorch("models", "backbones", "terramind", "model")
 
 stem = "terratorch.models.backbones.terramind.model"
 info: Any = importlib.import_module(f"{stem}.modality_info").MODALITY_INFO

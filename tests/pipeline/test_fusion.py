@@ -15,6 +15,7 @@ from pipeline.layers.positions import METRES_PER_UNIT
 from pipeline.stage2.layout import Layout, Stream
 from pipeline.stage2.masking import Selection
 from pipeline.stage2.samples import Content, Masked, collate
+from tests.pipeline.gradients import check_mixed_batch, order_of_use
 
 LAYOUT = Layout(
     (
@@ -94,32 +95,17 @@ def test_tokens_are_pooled_by_distance_and_all_alike():
 
 def test_a_batch_of_mixed_missing_modalities_has_the_gradients_of_its_samples(model):
     samples = mixed(np.random.default_rng(1))
-    model(make(samples)).loss.sum().backward()
-    together = {n: p.grad.clone() for n, p in model.named_parameters()}
-    model.zero_grad()
-    for sample in samples:
-        model(make([sample])).loss.sum().backward()
-    for name, parameter in model.named_parameters():
-        torch.testing.assert_close(together[name], parameter.grad, atol=1e-6, rtol=1e-5)
+    check_mixed_batch(model, make(samples), [make([s]) for s in samples], atol=1e-6)
 
 
 def test_every_parameter_is_used_in_the_same_order_whatever_is_present(model):
-    def order(sample):
-        seen = []
-        handles = [
-            p.register_post_accumulate_grad_hook(lambda _, n=n: seen.append(n))
-            for n, p in model.named_parameters()
-        ]
-        model(make([sample])).loss.sum().backward()
-        for handle in handles:
-            handle.remove()
-        return seen
-
     rng = np.random.default_rng(2)
-    everything = order(masked(rng, {0: [0], 1: [1], 2: [0], 3: [0]}, {0: [1], 1: [0], 3: [1]}))
+    everything = order_of_use(
+        model, make([masked(rng, {0: [0], 1: [1], 2: [0], 3: [0]}, {0: [1], 1: [0], 3: [1]})])
+    )
     assert set(everything) == {n for n, _ in model.named_parameters()}
     for inputs, targets in (({1: [0]}, {1: [1]}), ({2: [0]}, {0: [0]}), ({3: [0]}, {2: [0, 1]})):
-        assert order(masked(rng, inputs, targets)) == everything
+        assert order_of_use(model, make([masked(rng, inputs, targets)])) == everything
 
 
 def test_a_stream_that_is_missing_says_nothing(model):

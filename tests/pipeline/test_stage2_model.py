@@ -12,6 +12,7 @@ from pipeline.stage2.masking import Selection
 from pipeline.stage2.model import MaskedTransformer
 from pipeline.stage2.samples import Content, Masked, collate
 from pipeline.stage2.weighing import weighing
+from tests.pipeline.gradients import check_mixed_batch, order_of_use
 
 LAYOUT = Layout(
     (
@@ -82,32 +83,15 @@ def test_the_loss_is_the_mean_over_streams_of_their_mean_cross_entropy(model):
 
 def test_a_batch_of_mixed_missing_modalities_has_the_gradients_of_its_samples(model):
     samples = mixed(np.random.default_rng(1))
-    model(make(samples)).loss.sum().backward()
-    together = {n: p.grad.clone() for n, p in model.named_parameters()}
-    model.zero_grad()
-    for sample in samples:
-        model(make([sample])).loss.sum().backward()
-    for name, parameter in model.named_parameters():
-        torch.testing.assert_close(together[name], parameter.grad, atol=1e-5, rtol=1e-5)
+    check_mixed_batch(model, make(samples), [make([s]) for s in samples], atol=1e-5)
 
 
 def test_every_parameter_is_used_in_the_same_order_whatever_is_present(model):
-    def order(samples):
-        seen = []
-        handles = [
-            p.register_post_accumulate_grad_hook(lambda _, n=n: seen.append(n))
-            for n, p in model.named_parameters()
-        ]
-        model(make(samples)).loss.sum().backward()
-        for handle in handles:
-            handle.remove()
-        return seen
-
     rng = np.random.default_rng(2)
-    everything = order([masked(rng, {0: [0], 1: [1], 2: [0]}, {1: [0]})])
+    everything = order_of_use(model, make([masked(rng, {0: [0], 1: [1], 2: [0]}, {1: [0]})]))
     assert set(everything) == {n for n, _ in model.named_parameters()}
     for inputs, targets in (({1: [0]}, {1: [1]}), ({0: [0]}, {2: [0, 1]}), ({2: [0]}, {1: [0]})):
-        assert order([masked(rng, inputs, targets)]) == everything
+        assert order_of_use(model, make([masked(rng, inputs, targets)])) == everything
 
 
 def test_a_sequence_target_sees_only_what_was_written_before(model):
