@@ -27,7 +27,7 @@ from pipeline.evaluate.probes import probe
 from pipeline.evaluate.subject import Subject, load_subject
 from pipeline.evaluate.tokens import score_tokens
 from pipeline.stage2.samples import Content, SampleReader, collate
-from shards import SampleSet, open_data
+from shards import open_data
 
 Labelled = list[tuple[int, Content, int]]
 
@@ -42,7 +42,7 @@ def evaluate(config: EvaluateConfig) -> int:
     rows = [label_row(reader, name) for name in config.probes.labels]
     num_tokens = config.num_input_tokens or subject.masked.num_input_tokens
     view = layout.views.centre
-    indices = _most_complete(dataset, reader, config)
+    indices = most_complete(reader, config)
     contents = [
         (i, content)
         for i, content in readable_contents(reader, indices, view)
@@ -78,16 +78,22 @@ def readable_contents(
     return readable(indices.tolist(), lambda i: (i, reader.content(i, view)))
 
 
-def _most_complete(dataset: SampleSet, reader: SampleReader, config: EvaluateConfig) -> np.ndarray:
-    """Held-out samples that lack the fewest of the model's modalities; always the same."""
+def most_complete(reader: SampleReader, config: EvaluateConfig) -> np.ndarray:
+    """Held-out samples that lack the fewest of the model's modalities; always the same, and the same
+    whether a model takes them as pixels or as tokens.
+    """
+    dataset = reader.dataset
     usable = select(dataset, config.data, config.data.eval_split)
     usable = usable[reader.usable[usable]]
     if not len(usable):
         raise ConfigError(
             f"no sample of {dataset.path} in split {config.data.eval_split!r} has anything to predict"
         )
-    have = sum(dataset.present(name)[usable].astype(int) for name in reader.part_names)
-    order = np.argsort(-np.asarray(have), kind="stable")
+    there: dict[str, np.ndarray] = {}
+    for stream, part in zip(reader.layout.streams, reader.part_names, strict=True):
+        present = dataset.present(part)[usable]
+        there[stream.modality] = there.get(stream.modality, True) & present
+    order = np.argsort(-np.sum(list(there.values()), 0), kind="stable")
     return np.sort(usable[order][: config.num_samples])
 
 

@@ -13,6 +13,7 @@ _BUDGET = (
     ("masked", "pixels"),
     ("masked", "tokens"),
     ("masked", "targets"),
+    ("masked", "masking"),
     ("masked", "num_input_tokens"),
     ("masked", "num_target_tokens"),
     ("masked", "loss"),
@@ -52,8 +53,10 @@ def _budget(models: ModelComparison) -> str:
             if r.arm not in arms:
                 arms.append(r.arm)
         if len(values) > 1:
-            fewest = min(values.values(), key=len)
-            different.append(f"{'.'.join(path)} ({', '.join(fewest)})")
+            # All but those that most arms agree with.
+            usual = max(values, key=lambda value: len(values[value]))
+            others = [arm for value, arms in values.items() if value != usual for arm in arms]
+            different.append(f"{'.'.join(path)} ({', '.join(others)})")
     first = started[0].run
     seen = first.num_steps * first.global_batch
     words = f"{first.num_steps:,} steps of {first.global_batch} samples, {seen:,} in all"
@@ -73,10 +76,11 @@ def _arms(models: ModelComparison) -> Markup:
             str(config.get("kind")), "–"
         )
         inputs = [
-            *(dig(config, "masked", "pixels") or []),
-            *(dig(config, "masked", "tokens") or []),
+            f"{form} of {', '.join(names)}"
+            for form in ("pixels", "tokens")
+            if (names := dig(config, "masked", form))
         ]
         changes = ", ".join(str(t) for t in dig(plan, arm, "overrides") or ()) or "nothing"
-        rows.append([tag("b", arm), kind, ", ".join(inputs) or "–", tag("code", changes)])
+        rows.append([tag("b", arm), kind, "; ".join(inputs) or "–", tag("code", changes)])
     head = ("Arm", "Model", "Inputs", "Changes")
     return table("The arms, as their runs resolved them", head, rows, words=range(4))

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from configs import ConfigError, load_config
+from configs.registry import modality
 from configs.schema import EvaluateConfig, FusionRunConfig, MaskedRunConfig, Stage2Config
 from launch.executors import prepare
 from launch.jobs import grouped
@@ -13,7 +14,7 @@ from launch.runs import find_runs
 from launch.step import Step, What
 
 FILE = "configs/experiments/fusion.yaml"
-ARMS = ("masked", "fusion-concat", "fusion-mean", "fusion-gated", "single")
+ARMS = ("masked", "fusion-concat", "fusion-mean", "fusion-gated", "early", "single")
 MODALITIES = ("S2L2A", "S1GRD", "DEM", "LULC", "NDVI")
 
 
@@ -57,9 +58,14 @@ def test_arms_differ_in_nothing_but_what_they_are() -> None:
         assert isinstance(config, FusionRunConfig if arm.startswith("fusion") else Stage2Config)
         if isinstance(config, FusionRunConfig):
             assert f"fusion-{config.fusion.combine}" == arm
-        tokens = config.masked.tokens
-        assert tokens == (("S2L2A",) if arm == "single" else config.masked.targets)
-        masked = config.masked.model_copy(update={"tokens": (), "patch_px": {}})
+        masked = config.masked
+        given = {*masked.pixels, *masked.tokens}
+        assert given == ({"S2L2A"} if arm == "single" else {*masked.targets} - {"LULC"})
+        # Pixels of all images, and tokens of what no tokenizer was trained for.
+        images = {n for n in given if modality(n).kind == "image"} if arm == "early" else set()
+        assert {*masked.pixels} == images
+        assert not images & {*masked.tokens}
+        masked = masked.model_copy(update={"pixels": (), "tokens": (), "patch_px": {}})
         engine = config.engine.model_copy(update={"seed": 0})
         kept.add((masked.model_dump_json(), engine.model_dump_json(), config.data))
     assert len(kept) == 1
@@ -67,7 +73,7 @@ def test_arms_differ_in_nothing_but_what_they_are() -> None:
 
 def test_all_models_are_one_array_and_their_evaluations_another() -> None:
     groups = list(grouped(plan_steps(What.all, FILE)))
-    assert [len(group) for group in groups] == [1, 5, 1, 15, 15, 1]
+    assert [len(group) for group in groups] == [1, 5, 1, 18, 18, 1]
 
 
 @pytest.mark.parametrize(

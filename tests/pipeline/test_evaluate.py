@@ -17,6 +17,7 @@ from pipeline.evaluate.inputs import give, input_sets, share_out
 from pipeline.evaluate.labels import class_name, label_of, label_row
 from pipeline.evaluate.prior import prior_scores
 from pipeline.evaluate.probes import linear, nearest, probe, standardise
+from pipeline.evaluate.run import most_complete
 from pipeline.evaluate.subject import Subject
 from pipeline.evaluate.tokens import score_tokens
 from pipeline.stage2.model import MaskedTransformer
@@ -66,6 +67,26 @@ def test_input_sets_are_all_without_each_and_each_alone():
     assert few == ["all", "without/B"]
     both = input_sets(LAYOUT, config("alone=[]", "without=[]", "pairs=[[A,T]]"))[-1]
     assert (both.name, both.streams(LAYOUT, "T")) == ("pair/A+T", [0])
+
+
+@pytest.mark.parametrize("pixels", [(), ("DEM",), ("DEM", "NDVI")])
+def test_the_same_samples_are_asked_in_whichever_form_a_model_takes_them(pixels):
+    have = {"DEM": [0, 1, 1, 1, 0], "NDVI": [1, 0, 1, 0, 0], "LULC": [1, 1, 0, 0, 1]}
+    there = {n: np.array(v, bool) for n, v in have.items()}
+    dataset = SimpleNamespace(
+        path="here",
+        select=lambda *wanted: np.arange(5),
+        present=lambda part: there[part.removeprefix("tok_")],
+    )
+    streams = [SimpleNamespace(modality=n) for n in (*pixels, *have)]
+    reader = SimpleNamespace(
+        dataset=dataset, layout=SimpleNamespace(streams=streams), usable=np.ones(5, bool),
+        part_names=[*pixels, *(f"tok_{n}" for n in have)],
+    )  # fmt: skip
+    found = most_complete(cast(SampleReader, reader), config("num_samples=4"))
+    assert found.tolist() == [0, 1, 2, 3]
+    found = most_complete(cast(SampleReader, reader), config("num_samples=2"))
+    assert found.tolist() == [0, 1]
 
 
 def test_a_text_that_is_asked_for_whole_is_one_lost_span_where_texts_lose_spans():

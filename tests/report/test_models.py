@@ -18,7 +18,10 @@ from tests.report.made_up import write_lines
 from tests.report.test_browser import check_page
 
 FILE = "configs/experiments/fusion.yaml"
-CE = {"masked": 3.0, "fusion-concat": 3.5, "fusion-mean": 3.6, "fusion-gated": 3.7, "single": 4.0}
+CE = {
+    "masked": 3.0, "fusion-concat": 3.5, "fusion-mean": 3.6, "fusion-gated": 3.7, "early": 3.8,
+    "single": 4.0,
+}  # fmt: skip
 TARGETS = ("S2L2A", "DEM", "LULC")
 
 
@@ -131,7 +134,13 @@ def test_every_arm_has_a_line_in_every_panel(page: Page) -> None:
 def test_data_budget_and_provenance_are_told(page: Page) -> None:
     assert SYNTHETIC in page.text
     assert "800 steps of 16 samples, 12,800 in all" in page.text
-    assert "Not the same for all arms: masked.tokens (single)." in page.text
+    assert (
+        "Not the same for all arms: masked.pixels (early); masked.tokens (early, single)."
+        in page.text
+    )
+    assert "pixels of S2L2A, S1GRD, DEM, NDVI; tokens of coordinates, date" in " ".join(
+        rows_of(page, "early")[-1]
+    )
     assert page.row("fusion-gated, seed 1")[1] == "finished"
     assert "fusion.combine=gated" in page.text
 
@@ -152,7 +161,7 @@ def test_nothing_run_yet_is_a_page_too(tmp_path: Path) -> None:
     write_atomic(tmp_path / "experiment.yaml", to_yaml(load_config(FILE, [f"out={tmp_path}"])))
     page = read(tmp_path, tmp_path / "r.html")
     assert "No probe has been evaluated yet." in page.text
-    assert "0 of 15" in page.text
+    assert "0 of 18" in page.text
 
 
 @pytest.mark.browser
