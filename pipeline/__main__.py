@@ -6,7 +6,7 @@ Every command recognises finished work from the disk and goes on with unfinished
 
 import sys
 from pathlib import Path
-from typing import Annotated, cast
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -22,6 +22,11 @@ from configs.schema import (
 )
 from pipeline import exchange
 from pipeline.console import exit_with, tell
+
+if TYPE_CHECKING:
+    from pipeline.engine.monitor import Monitor
+    from pipeline.stage2.objective import MaskedObjective
+    from shards import SampleSet
 
 app = typer.Typer(
     add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__
@@ -192,14 +197,11 @@ def _train(config: Stage1Config | MaskedRunConfig) -> int:
     # Damaged shards are told and worked around by the loop: training does not stop for them.
     dataset = open_data(config.data, verify=False)
     record = {"path": str(config.data.shards), "fingerprint": dataset.fingerprint}
-    if isinstance(config, FusionRunConfig):
-        from pipeline.fusion.objective import FusionObjective
-
-        return train(config, _title(config), lambda _: FusionObjective(config, dataset), record)
     if isinstance(config, MaskedRunConfig):
-        from pipeline.stage2.objective import MaskedObjective
-
-        return train(config, _title(config), lambda _: MaskedObjective(config, dataset), record)
+        return train(
+            config, _title(config), lambda _: _masked_objective(config, dataset), record,
+            lambda objective: _monitor(config, objective),
+        )  # fmt: skip
     from configs.registry import modality
 
     if modality(config.modality).kind == "text":
@@ -210,6 +212,24 @@ def _train(config: Stage1Config | MaskedRunConfig) -> int:
     from pipeline.stage1.objective import TokenizerObjective
 
     return train(config, _title(config), lambda _: TokenizerObjective(config, dataset), record)
+
+
+def _masked_objective(config: MaskedRunConfig, dataset: "SampleSet") -> "MaskedObjective":
+    if isinstance(config, FusionRunConfig):
+        from pipeline.fusion.objective import FusionObjective
+
+        return FusionObjective(config, dataset)
+    from pipeline.stage2.objective import MaskedObjective
+
+    return MaskedObjective(config, dataset)
+
+
+def _monitor(config: MaskedRunConfig, objective: "MaskedObjective") -> "Monitor | None":
+    if not config.monitor.every_steps:
+        return None
+    from pipeline.evaluate.monitor import RunMonitor
+
+    return RunMonitor(config, objective)
 
 
 def _title(config: Stage1Config | MaskedRunConfig) -> str:

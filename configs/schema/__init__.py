@@ -37,6 +37,7 @@ from configs.schema.masking import (
     TubeMasking,
 )
 from configs.schema.modality import ClassInfo, Codec, Display, Modality
+from configs.schema.monitor import MonitorConfig, SheetConfig
 from configs.schema.run import (
     FusionRunConfig,
     MaskedRunConfig,
@@ -114,6 +115,7 @@ __all__ = [
     "MixedIn",
     "Modality",
     "ModelComparisonConfig",
+    "MonitorConfig",
     "OffloadConfig",
     "OptimizerConfig",
     "PixelLossConfig",
@@ -124,6 +126,7 @@ __all__ = [
     "SampleFilter",
     "ScheduleConfig",
     "ShardsConfig",
+    "SheetConfig",
     "SingleMasking",
     "SourceConfig",
     "Ssl4eoSourceConfig",

@@ -10,6 +10,7 @@ from configs.schema.data import DataConfig
 from configs.schema.engine import EngineConfig
 from configs.schema.fusion import FusionConfig
 from configs.schema.masked import MaskedConfig
+from configs.schema.monitor import MonitorConfig
 from configs.schema.tokenizer import TokenizerConfig
 
 
@@ -62,6 +63,7 @@ class MaskedRunConfig(RunConfig):
     """Train a model to predict hidden tokens from visible ones."""
 
     masked: MaskedConfig
+    monitor: MonitorConfig = MonitorConfig()
 
 
 class Stage2Config(MaskedRunConfig):
@@ -87,4 +89,6 @@ class FusionRunConfig(MaskedRunConfig):
                 "late fusion reads the frozen embeddings of tokens: write masked.pixels=[] and name its "
                 "inputs in masked.tokens"
             )
+        if self.monitor.sheet is not None:
+            raise ValueError("late fusion generates nothing: write monitor.sheet=null")
         return self

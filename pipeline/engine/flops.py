@@ -1,7 +1,11 @@
 """Floating-point operations of a model, counted from its matrix products, and what hardware can do."""
 
 import torch
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
+
+from pipeline.data.loader import Batch
+from pipeline.engine.distributed import to_device
 
 PEAK_TFLOPS = {
     # Dense bf16 tensor-core peaks from the makers' data sheets, by a part of the device's name.
@@ -53,3 +57,13 @@ class FlopCounter:
     @property
     def total(self) -> int:
         return self._mode.get_total_flops()
+
+
+@torch.no_grad()
+def count_flops(model: nn.Module, batch: Batch, device: torch.device) -> float:
+    """Operations of one sample, forward and backward, from one batch as it comes."""
+    devices = [device] if device.type == "cuda" else []
+    # The extra pass must not shift the random numbers of the training that follows.
+    with torch.random.fork_rng(devices), FlopCounter() as counter:
+        output = model(to_device(batch, device))
+    return BACKWARD_FACTOR * counter.total / max(1.0, float(output.sums["count"]))

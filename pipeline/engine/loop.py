@@ -1,6 +1,6 @@
 """The training loop: build, resume, train, commit, leave. One for every objective.
 
-    for each step:   batches -> forward, backward -> vote -> update -> (log) -> (evaluate) -> (commit)
+    each step:   batches -> forward, backward -> vote -> update -> (log) -> (evaluate, monitor) -> (commit)
 
 The vote is one small exchange over the CPU while a GPU still works on the backward pass: the loss of
 the whole batch, signals and wishes, how a save is coming on. Everything that follows from it is decided
@@ -12,24 +12,23 @@ import time
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from configs.schema import RunConfig
 from pipeline.data.cursor import cursors
-from pipeline.data.loader import Batch, Loader, Slice
+from pipeline.data.loader import Loader, Slice
 from pipeline.data.selection import make_stream
 from pipeline.engine import generators, lifecycle
 from pipeline.engine.absorb import learn
 from pipeline.engine.base import Forward
 from pipeline.engine.build import build_engines
 from pipeline.engine.checkpoint import Commit, store_of
-from pipeline.engine.distributed import World, to_device
+from pipeline.engine.distributed import World
 from pipeline.engine.errors import CheckpointError, RunError
 from pipeline.engine.evaluation import evaluate
-from pipeline.engine.flops import BACKWARD_FACTOR, FlopCounter
+from pipeline.engine.flops import count_flops
 from pipeline.engine.guard import Guard, LeftOut, Verdict
 from pipeline.engine.heartbeat import FINISHING, WAITING, Heartbeat
 from pipeline.engine.metrics import say
+from pipeline.engine.monitor import Monitor, Monitoring
 from pipeline.engine.objective import Objective
 from pipeline.engine.profile import Profile
 from pipeline.engine.reporter import Reporter
@@ -49,6 +48,7 @@ class Trainer:
         objective: Objective,
         world: World,
         heartbeat: Heartbeat,
+        monitor: Monitor | None = None,
     ):
         engine = config.engine
         self.config, self.title, self.objective, self.world = config, title, objective, world
@@ -75,6 +75,7 @@ class Trainer:
         self.guard = Guard(engine.guard)
         self.left_out = LeftOut(config.out, engine.guard.max_rollbacks, world)
         self.reporter = Reporter(config, title, objective, world, self.schedule.num_steps)
+        self.monitoring = Monitoring(monitor, self.engine, world, heartbeat, self.reporter)
         self.samples = SampleLog(config.out, objective.dataset, self.order, self.part)
         self.profile = Profile(config.out, world.rank, engine.profiler)
         self.step = self.cursor = 0
@@ -140,7 +141,8 @@ class Trainer:
             self.heartbeat.at(self.step, "forward")
             self.profile.at(self.step)
             if self.reporter.flops_per_sample is None:
-                self.reporter.flops_per_sample = self._count_flops(micro[0])
+                flops = count_flops(self.engine.model, micro[0], self.world.device)
+                self.reporter.flops_per_sample = flops
             outputs = [self.engine.forward_backward(batch) for batch in micro]
             self.heartbeat.at(self.step, WAITING)
             vote = self._vote(outputs, stop)
@@ -173,6 +175,7 @@ class Trainer:
                 self.reporter.report(self.step, factor, info.grad_norm, self.loader.take_damage())
             if last or (engine.eval_every and self.step % engine.eval_every == 0):
                 self._evaluate()
+            self.monitoring.at(self.step, last=last)
             if last or leave or due or asked:
                 self._asked = self._asked or asked
                 self._save(wait=last or leave or not engine.checkpoint.background)
@@ -205,15 +208,6 @@ class Trainer:
         )
         starts = cursors(self.cursor, self.config.engine.global_batch, self.left_out.stretches)
         return zip(starts, self.loader, strict=False)
-
-    @torch.no_grad()
-    def _count_flops(self, batch: Batch) -> float:
-        """Operations of one sample, forward and backward, from one batch as it comes."""
-        devices = [self.world.device] if self.world.device.type == "cuda" else []
-        # The extra pass must not shift the random numbers of the training that follows.
-        with torch.random.fork_rng(devices), FlopCounter() as counter:
-            output = self.engine.model(to_device(batch, self.world.device))
-        return BACKWARD_FACTOR * counter.total / max(1.0, float(output.sums["count"]))
 
     def _vote(self, outputs: list[Forward], stop: lifecycle.StopFlag) -> Vote:
         save, kill = lifecycle.wishes(self.config.out) if self.world.is_main else (False, False)

@@ -46,6 +46,12 @@ class MetricsLog:
         self._draw("eval", step, values)
         self._board.flush()
 
+    def monitored(self, step: int, values: dict[str, float]) -> None:
+        """One line of what a monitor saw."""
+        self._write({"step": step, "monitor": values})
+        self._draw("monitor", step, values)
+        self._board.flush()
+
     def histograms(self, step: int, counts: Mapping[str, torch.Tensor]) -> None:
         """How often each thing of a row of them occurred, [V] each, for TensorBoard alone."""
         for name, values in counts.items():
@@ -105,6 +111,10 @@ class Window:
         self._started = time.perf_counter()
         self.steps = 0
         self.wait_s = 0.0
+
+    def leave_out(self, seconds: float) -> None:
+        """Time in which nothing was trained on purpose."""
+        self._started += seconds
 
     def add(self, sums: dict[str, torch.Tensor]) -> None:
         for name, value in sums.items():

@@ -92,6 +92,20 @@ class Reporter:
         if self._log and values:
             self._log.evaluation(step, values)
 
+    def monitored(self, step: int, values: dict[str, float]) -> None:
+        """What was seen of the model, and the `seconds` that it took, which the speed leaves out."""
+        self.window.leave_out(values["seconds"])
+        if self._log:
+            self._log.monitored(step, values)
+            seen = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
+            self._say(f"step {step} seen: {seen}")
+
+    def warn(self, step: int, text: str) -> None:
+        """Something that a person should look at."""
+        if self._log:
+            self._log.event(step, "warning", text=text)
+            self._say(f"warning: {text}")
+
     def skipped(self, step: int, loss: float, grad_norm: float, samples: Path) -> None:
         """A step that changed nothing."""
         if self._log:
@@ -123,8 +137,7 @@ class Reporter:
         for warning in remarks.warnings:
             if step >= _SETTLED_STEPS and warning not in self._warned:
                 self._warned.add(warning)
-                self._log.event(step, "warning", text=warning)
-                self._say(f"warning: {warning}")
+                self.warn(step, warning)
 
     def _say(self, text: str) -> None:
         say(f"{self._title:<18} {text}")

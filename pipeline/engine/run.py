@@ -3,6 +3,7 @@
 import contextlib
 import warnings
 from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 
@@ -12,19 +13,28 @@ from pipeline.engine.distributed import World
 from pipeline.engine.errors import RunError
 from pipeline.engine.heartbeat import Heartbeat
 from pipeline.engine.loop import Trainer
+from pipeline.engine.monitor import Monitor
 from pipeline.engine.objective import Objective
+
+Stage = TypeVar("Stage", bound=Objective)
+
+
+def _nobody(_: Objective) -> None:
+    return None
 
 
 def train(
     config: RunConfig,
     title: str,
-    build: Callable[[torch.device], Objective],
+    build: Callable[[torch.device], Stage],
     dataset: dict[str, str],
+    monitor: Callable[[Stage], Monitor | None] = _nobody,
 ) -> int:
     """Run to the last step or to a signal; the exit code says which.
 
-    `build(device)` makes the objective once the ranks have met; `dataset` is what the run's record
-    says about its data. Raises ConfigError, RunError, CheckpointError or DivergedError.
+    `build(device)` makes the objective once the ranks have met, `monitor(objective)` what looks at its
+    model now and then; `dataset` is what the run's record says about its data. Raises ConfigError,
+    RunError, CheckpointError or DivergedError.
     """
     world = distributed.start(config.engine.device)
     with lifecycle.StopFlag() as stop, contextlib.ExitStack() as held:
@@ -39,7 +49,7 @@ def train(
         if refusal is not None:
             raise RunError(refusal)
         try:
-            return _train(config, title, build, dataset, world, stop)
+            return _train(config, title, build, dataset, monitor, world, stop)
         except RunError as error:
             if world.is_main:
                 # On a full disk the reason is still told, only not written down.
@@ -51,15 +61,17 @@ def train(
 def _train(
     config: RunConfig,
     title: str,
-    build: Callable[[torch.device], Objective],
+    build: Callable[[torch.device], Stage],
     dataset: dict[str, str],
+    monitor: Callable[[Stage], Monitor | None],
     world: World,
     stop: lifecycle.StopFlag,
 ) -> int:
     heartbeat = Heartbeat(config.out, world.rank, world.size, config.engine.watch)
     try:
         torch.manual_seed(config.engine.seed)
-        trainer = Trainer(config, title, build(world.device), world, heartbeat)
+        objective = build(world.device)
+        trainer = Trainer(config, title, objective, world, heartbeat, monitor(objective))
         try:
             trainer.resume()
             trainer.announce(dataset)

@@ -6,5 +6,7 @@ tokens    cross-entropy and accuracy per target
 prior     the trivial guess of tokens
 labels    what a sample can be classified as
 probes    classifiers on frozen features
+probing   how well they tell a label that samples carry
+monitor   probes and generated sheets while a model trains
 run       `python -m pipeline evaluate`
 """

@@ -1,14 +1,16 @@
 """Which tokens of a sample are given: those of a set of modalities, as many as the model has room for."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 from configs import ConfigError
 from configs.schema import EvaluateConfig
+from pipeline.data.selection import readable
 from pipeline.stage2.layout import Layout
 from pipeline.stage2.masking import Selection, ask
-from pipeline.stage2.samples import Content, Masked
+from pipeline.stage2.samples import Content, Masked, SampleReader
 
 ALL = "all"
 
@@ -50,6 +52,13 @@ def input_sets(layout: Layout, config: EvaluateConfig) -> list[InputSet]:
     for pair in config.pairs:
         sets.append(InputSet(f"pair/{'+'.join(pair)}", frozenset(pair)))
     return sets
+
+
+def readable_contents(
+    reader: SampleReader, indices: np.ndarray, view: int
+) -> Iterator[tuple[int, Content]]:
+    """Samples and what they have, damaged ones left out."""
+    return readable(indices.tolist(), lambda i: (i, reader.content(i, view)))
 
 
 def share_out(capacity: list[int], total: int) -> list[int]:

@@ -29,7 +29,7 @@ from pipeline.generate.scores import table
 from pipeline.generate.sheet import write_sheet
 from pipeline.generate.trained import Trained, sampling
 from pipeline.stage2.samples import SampleReader
-from shards import Dataset, open_dataset
+from shards import SampleSet, open_dataset
 
 
 def generate(config: GenerateConfig) -> int:
@@ -40,7 +40,14 @@ def generate(config: GenerateConfig) -> int:
 
         return generate_scene(config, trained)
     assert config.data is not None
-    dataset = open_dataset(config.data.shards)
+    generate_samples(config, trained, open_dataset(config.data.shards))
+    return OK
+
+
+def generate_samples(
+    config: GenerateConfig, trained: Trained, dataset: SampleSet, *, judged: bool = True
+) -> None:
+    """The files of held-out samples; without scores where they are not to be `judged`."""
     sources, targets = trained.sources(config.source), trained.targets(config.target)
     how, view = sampling(config, trained), trained.layout.views.centre
     reader = SampleReader(dataset, trained.layout, trained.normalisers)
@@ -50,7 +57,7 @@ def generate(config: GenerateConfig) -> int:
     judges = {
         name: Judge(trained, reader, whereabouts, name, stream, view)
         for name, stream in targets.items()
-        if dataset.modalities[name].is_map
+        if judged and dataset.modalities[name].is_map
     }
     for start in range(0, len(indices), config.batch):
         ids = [int(i) for i in indices[start : start + config.batch]]
@@ -70,15 +77,14 @@ def generate(config: GenerateConfig) -> int:
             if apart:
                 shown[f"spread/{name}"] += apart[:room]
         for i in ids[: max(0, config.num_pictures - len(shown["keys"]))]:
-            shown["keys"].append(dataset.keys[i])
+            shown["keys"].append(dataset.locate(i)[0])
             for name in config.source:
                 shown[f"source/{name}"].append(truth_of(reader, name, i, view))
     config.out.mkdir(parents=True, exist_ok=True)
     _write(config, dataset, shown, judges, len(indices))
-    return OK
 
 
-def _choose(dataset: Dataset, config: GenerateConfig) -> np.ndarray:
+def _choose(dataset: SampleSet, config: GenerateConfig) -> np.ndarray:
     """Held-out samples that have all sources, and as many targets as possible first."""
     indices = dataset.select(split=config.split, require=config.source)
     if not len(indices):
@@ -100,7 +106,7 @@ def truth_of(reader: SampleReader, name: str, index: int, view: int) -> Value | 
 
 def _write(
     config: GenerateConfig,
-    dataset: Dataset,
+    dataset: SampleSet,
     shown: dict[str, list[Any]],
     judges: dict[str, Judge],
     num_samples: int,

@@ -8,18 +8,28 @@ import torch
 
 from configs import ConfigError, load_config
 from configs.schema import GenerateConfig, Modality, Stage2Config
+from pipeline.data.transforms import Normaliser
 from pipeline.generate.chain import Drawn
 from pipeline.generate.decode import Decoder, Value, spread, summarise
 from pipeline.generate.picking import Sampling
 from pipeline.stage2 import artifact
+from pipeline.stage2.model import MaskedTransformer
 
 
 class Trained:
-    """Raises RunError when the run has left no model, ConfigError when it is no stage-2 run."""
+    """Raises RunError when the run has left no model, ConfigError when it is no stage-2 run.
 
-    def __init__(self, run: Path, device: torch.device):
+    `model` is what the run would leave, with its normalisers, where it is still training.
+    """
+
+    def __init__(
+        self,
+        run: Path,
+        device: torch.device,
+        model: tuple[MaskedTransformer, dict[str, Normaliser]] | None = None,
+    ):
         self._run, self._device = run, device
-        self.model, self.normalisers = artifact.load(run / "artifact", device)
+        self.model, self.normalisers = model or artifact.load(run / "artifact", device)
         self.layout = self.model.layout
         self._decoders: dict[str, Decoder] = {}
 

@@ -1,0 +1,103 @@
+"""Probes and generated sheets of a model that is still training: what `pipeline.engine.monitor` calls.
+
+RUN/metrics.jsonl           {"step", "monitor": {"linear/LULC", "knn/LULC", "most_frequent/LULC", "seconds"}}
+RUN/monitor/step-00000200/  what `python -m pipeline generate` writes, without scores
+"""
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from configs.schema import FusionRunConfig, GenerateConfig, MaskedRunConfig, SheetConfig
+from pipeline.engine.distributed import env_rank
+from pipeline.evaluate.labels import label_row
+from pipeline.evaluate.probing import Showing, given_for, read_labelled
+from pipeline.evaluate.subject import Subject
+from pipeline.generate.run import generate_samples
+from pipeline.generate.trained import Trained
+from pipeline.stage1.artifact import tokenizer_folder
+from pipeline.stage2.model import MaskedTransformer
+from pipeline.stage2.objective import MaskedObjective
+
+FOLDER = "monitor"
+
+
+class RunMonitor:
+    """A `Monitor` of one run. Raises ConfigError or RunError for what could never be seen.
+
+    Made before an engine takes the model: the first rank keeps a copy of it on the host.
+    """
+
+    def __init__(self, config: MaskedRunConfig, objective: MaskedObjective):
+        self._config, self._objective = config, objective
+        self.every_steps = config.monitor.every_steps
+        self._rows = [label_row(objective.reader, name) for name in config.monitor.probes.labels]
+        self._given = [given_for(objective.layout, row)[0] for row in self._rows]
+        self._copy: Any = None
+        if env_rank() == 0:
+            self._copy = copy.deepcopy(objective.model).eval().requires_grad_(False)
+        if config.monitor.sheet is not None:
+            self._check(config.monitor.sheet)
+
+    def take(self, model: nn.Module) -> None:
+        """Copy the weights, in fp32 whatever they are trained in."""
+        self._copy.load_state_dict(model.state_dict())
+
+    def look(
+        self, step: int, device: torch.device, progress: Callable[[], None]
+    ) -> dict[str, float]:
+        """Accuracies of probes; a sheet goes to the run's folder."""
+        try:
+            return self._look(step, self._copy.to(device), progress)
+        finally:
+            self._copy.to("cpu")
+
+    def _look(self, step: int, model: Any, progress: Callable[[], None]) -> dict[str, float]:
+        config, reader = self._config, self._objective.reader
+        kind = "fusion" if isinstance(config, FusionRunConfig) else "stage2"
+        subject = Subject(kind, model, reader.normalisers)
+        showing = Showing(config.masked.num_input_tokens, config.monitor.batch, 0)
+        values: dict[str, float] = {}
+        for row, given in zip(self._rows, self._given, strict=True):
+            progress()
+            labelled = read_labelled(reader, row, config.data, config.monitor.probes)
+            for name, value in labelled.accuracies(subject, given, showing).items():
+                values[f"{name}/{row.name}"] = value
+            values[f"most_frequent/{row.name}"] = labelled.describe()["most_frequent"]
+        if config.monitor.sheet is not None:
+            progress()
+            self._draw(config.monitor.sheet, model, step)
+        return values
+
+    def _draw(self, sheet: SheetConfig, model: Any, step: int) -> None:
+        config = self._config
+        asked = GenerateConfig(
+            kind="generate", run=config.out, out=sheet_folder(config.out, step), data=config.data,
+            source=sheet.source, target=sheet.target, split=config.data.eval_split,
+            num_samples=sheet.num_samples, num_pictures=sheet.num_samples, estimate=sheet.estimate,
+            batch=config.monitor.batch,
+        )  # fmt: skip
+        generate_samples(asked, self._trained(model), self._objective.dataset, judged=False)
+
+    def _trained(self, model: nn.Module) -> Trained:
+        assert isinstance(model, MaskedTransformer)  # the schema refuses sheets of other models
+        device = next(model.parameters()).device
+        return Trained(self._config.out, device, (model, self._objective.reader.normalisers))
+
+    def _check(self, sheet: SheetConfig) -> None:
+        """What is drawn from and what is drawn are streams of the model, whose tokenizers are there."""
+        trained = self._trained(self._objective.model)
+        trained.sources(sheet.source)
+        for name in trained.targets(sheet.target):
+            info = self._objective.layout.token_info[name]
+            if info["artifact"] is not None:
+                tokenizer_folder(info, Path(self._config.data.shards))
+
+
+def sheet_folder(run: Path, step: int) -> Path:
+    """Where the sheet of a step is."""
+    return run / FOLDER / f"step-{step:08d}"
