@@ -106,7 +106,7 @@ def _add_single(found: Found, config: Record) -> None:
     if shards and (Path(shards) / "manifest.json").is_file():
         found.dataset = _dataset(Path(shards), found.notes)
     if found.single == "generate":
-        found.generations = [_generation(found.folder, found.notes)]
+        found.generations = [read_generation(found.folder, found.notes)]
     elif found.single in ("stage2", "fusion"):
         found.stage2 = read_run(found.folder, found.notes)
     else:
@@ -134,7 +134,7 @@ def _add_experiment(found: Found) -> None:
     found.stage1 = {name: stage1[name] for name in in_registry_order(known)}
     if (folder / "stage2").is_dir():
         found.stage2 = read_run(folder / "stage2", notes)
-    tasks = [_generation(p, notes) for p in _folders(folder / "generate")]
+    tasks = [read_generation(p, notes) for p in _folders(folder / "generate")]
     found.generations = sorted(tasks, key=lambda task: _place(task.source))
 
 
@@ -144,7 +144,8 @@ def _place(names: list[str]) -> list[int]:
     return [rows[n].order if n in rows else sys.maxsize for n in names] or [sys.maxsize]
 
 
-def _generation(folder: Path, notes: list[str]) -> Generation:
+def read_generation(folder: Path, notes: list[str]) -> Generation:
+    """A generation task as its folder tells it, in whatever state it is."""
     return Generation(
         folder=folder,
         config=read_yaml(folder / "config.yaml", notes),

@@ -29,7 +29,7 @@ def generated_section(found: Found, painter: Painter) -> Markup:
         "modalities, and their stage-1 decoders made maps of them. The two maps of a pair share one "
         "colour stretch."
     )
-    tasks = [_task(task, found, painter) for task in found.generations]
+    tasks = [pictures_of(task, found, painter) for task in found.generations]
     return section("generated", title, tag("p", lead, class_="lead"), tasks)
 
 
@@ -50,8 +50,10 @@ class _Column:
         return values[r] if values[r].ndim else str(values[r])
 
 
-def _task(task: Generation, found: Found, painter: Painter) -> Markup:
-    title = tag("h3", f"{' + '.join(task.source) or task.name} → {', '.join(task.target)}")
+def pictures_of(task: Generation, found: Found, painter: Painter, heading: str = "") -> Markup:
+    """The table of one task, under its sources and targets or another heading."""
+    words = heading or f"{' + '.join(task.source) or task.name} → {', '.join(task.target)}"
+    title = tag("h3", words)
     keys = [str(key) for key in task.arrays.get("keys", ())]
     if not keys:
         return tag("article", title, unfinished(task.name, "samples.npz"))

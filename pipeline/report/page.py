@@ -160,7 +160,7 @@ def _section(name: str, found: Found, painter: Painter) -> Markup:
         case "limits":
             return limits_section(found)
         case "stage2":
-            return stage2_section(found)
+            return stage2_section(found, painter)
         case "samples":
             return samples_section(found, painter)
     return provenance_section(found)

@@ -14,7 +14,7 @@ _INTERRUPTED = (None, 0, 75, 129, 130, 143)
 
 @dataclass(frozen=True)
 class TrainingRun:
-    """One stage-1 or stage-2 run. `train` and `evals` are the lines of metrics.jsonl.
+    """One stage-1 or stage-2 run. `train`, `evals` and `monitored` are the lines of metrics.jsonl.
 
     `failure` is why it ended for good without being done, `title` a name that tells it from others.
     """
@@ -29,6 +29,7 @@ class TrainingRun:
     commits: tuple[int, ...]
     failure: str = ""
     title: str = ""
+    monitored: tuple[Record, ...] = ()
 
     @property
     def name(self) -> str:
@@ -77,6 +78,10 @@ class TrainingRun:
         """(step, value) of one held-out value."""
         return _points((line["step"], line["eval"].get(name)) for line in self.evals)
 
+    def monitor_curve(self, name: str) -> list[tuple[float, float]]:
+        """(step, value) of what was seen while training."""
+        return _points((line["step"], line["monitor"].get(name)) for line in self.monitored)
+
 
 def read_run(folder: Path, notes: list[str], title: str = "") -> TrainingRun:
     """What a run's folder says; of one that is not there, that it has not started."""
@@ -87,13 +92,14 @@ def read_run(folder: Path, notes: list[str], title: str = "") -> TrainingRun:
         folder=folder,
         config=read_yaml(folder / "config.yaml", notes),
         record=read_json(folder / "run.json", notes),
-        train=[line for line in lines if "eval" not in line],
+        train=[line for line in lines if not {"eval", "monitor"} & line.keys()],
         evals=[line for line in lines if isinstance(line.get("eval"), dict)],
         done=(folder / "DONE").is_file(),
         vocab_size=done.get("vocab_size"),
         commits=tuple(sorted(int(c[5:]) for c in commits if c[5:].isdigit())),
         failure=_failure(folder, notes),
         title=title,
+        monitored=tuple(line for line in lines if isinstance(line.get("monitor"), dict)),
     )
 
 

@@ -7,12 +7,14 @@ from pipeline.report.collect import Found
 from pipeline.report.curves import Line, chart, key
 from pipeline.report.files import dig
 from pipeline.report.html import Markup, absent, section, table, tag
+from pipeline.report.monitored import monitored
+from pipeline.report.pictures import Painter
 from pipeline.report.runs import TrainingRun
 from pipeline.report.tokenizers import vocab_size
 
 
-def stage2_section(found: Found) -> Markup:
-    """Loss of the masked transformer, and its cross-entropy per target modality."""
+def stage2_section(found: Found, painter: Painter) -> Markup:
+    """Loss of the masked transformer, its cross-entropy per target, what was seen while it trained."""
     title, run = "Stage 2: masked transformer", found.stage2
     if run is None:
         return section("stage2", title, absent("No masked transformer: stage2/ is missing."))
@@ -35,6 +37,7 @@ def stage2_section(found: Found) -> Markup:
         tag("h3", "Cross-entropy of masked tokens per target modality, nats per token"),
         tag("div", panels, class_="charts"),
         _table(found, run, targets),
+        monitored(run, found, painter),
     )
 
 
