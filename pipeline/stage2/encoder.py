@@ -19,6 +19,7 @@ from configs.schema import MaskedConfig
 from pipeline.data.transforms import Normaliser
 from pipeline.layers.attention import Rotation
 from pipeline.layers.blocks import EncoderBlock
+from pipeline.layers.merge import Grid, Merge, Part, check_parts, layer_number, merge_parts
 from pipeline.layers.positions import (
     PlaceTable,
     distance_bias,
@@ -31,7 +32,6 @@ from pipeline.layers.positions import (
 from pipeline.layers.standardise import Standardise
 from pipeline.stage2 import artifact
 from pipeline.stage2.layout import Layout, Stream
-from pipeline.stage2.merge import Grid, Merge, Part, merge_parts
 from pipeline.stage2.model import style_of
 
 
@@ -132,7 +132,7 @@ class Encoder(nn.Module):
             real = real[:, None, None]
         bias, turned = self._relative(places, real, h.dtype)
         depth = len(self.encoder)
-        wanted = range(depth) if layers is None else [_number(i, depth) for i in layers]
+        wanted = range(depth) if layers is None else [layer_number(i, depth) for i in layers]
         found = {}
         for number, block in enumerate(self.encoder):
             h = block(h, bias, turned)
@@ -173,7 +173,7 @@ class Encoder(nn.Module):
             tokens.append(embedded + places.to(embedded.dtype) + self.stream_embed.weight[i])
             parts.append(Part(name, stream.name, grid, embedded.shape[1], x.shape[0], is_real))
             ground.append(self._ground(stream, grid, embedded.shape[1]))
-        _check(parts, [s for _, s, _ in found])
+        check_parts(parts, [s.patch_m for _, s, _ in found])
         if self.registers is not None:
             tokens.insert(0, self.registers.expand(tokens[0].shape[0], -1, -1))
             ground.insert(0, ground[0].new_full((len(self.registers), 2), torch.nan))
@@ -236,12 +236,6 @@ class Encoder(nn.Module):
         return real, None
 
 
-def _number(layer: int, depth: int) -> int:
-    if not -depth <= layer < depth:
-        raise ValueError(f"layer {layer}: the encoder has {depth}, 0 to {depth - 1}")
-    return layer % depth
-
-
 def _codes(stream: Stream, codes: Tensor) -> tuple[Grid | None, Tensor]:
     """The grid of a modality's codes, and the codes [B, N]."""
     grid, flat = None, codes.flatten(1)
@@ -255,21 +249,3 @@ def _codes(stream: Stream, codes: Tensor) -> tuple[Grid | None, Tensor]:
             f"{stream.name}: {flat.shape[1]} tokens, where the model has {stream.num_positions} places"
         )
     return grid, flat.long()
-
-
-def _check(parts: Sequence[Part], streams: Sequence[Stream]) -> None:
-    """Raises ValueError for inputs that do not belong together."""
-    if len({p.stream for p in parts}) < len(parts):
-        raise ValueError(f"{', '.join(p.name for p in parts)}: one of these is given twice")
-    # No set and no len() of these: what is traced keeps a batch of any size.
-    if any(p.batch != parts[0].batch for p in parts):
-        sizes = ", ".join(f"{p.name}: {p.batch}" for p in parts)
-        raise ValueError(f"all inputs are of the same samples; given are {sizes}")
-    sizes = {
-        p.name: (p.grid[0] * s.patch_m, p.grid[1] * s.patch_m)
-        for p, s in zip(parts, streams, strict=True)
-        if p.grid
-    }
-    if len(set(sizes.values())) > 1:
-        told = ", ".join(f"{n} {h:g} x {w:g} m" for n, (h, w) in sizes.items())
-        raise ValueError(f"all images show the same ground; given are {told}")

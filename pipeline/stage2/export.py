@@ -12,9 +12,9 @@ from typing import Any
 from configs import ConfigError
 from configs.registry import modality_registry
 from pipeline.engine.errors import RunError
+from pipeline.layers.merge import Merge
 from pipeline.stage2 import artifact
 from pipeline.stage2.encoder import Encoder
-from pipeline.stage2.merge import Merge
 from pipeline.stage2.onnx_export import write_onnx
 
 

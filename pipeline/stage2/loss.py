@@ -12,6 +12,7 @@ from configs.schema import MaskedConfig
 from pipeline.data.loader import Batch
 from pipeline.engine.objective import TOKENS, StepOutput, Sums
 from pipeline.layers.head import head_loss
+from pipeline.layers.uncertainty import weigh_by_uncertainty
 from pipeline.stage2.layout import Layout
 
 MOST_INPUTS = 4
@@ -46,7 +47,7 @@ def masked_loss(
         found = head_loss(flat[slot], head(i), goal, weight, config.z_loss, count_right=evaluate)
         loss = found.loss
         if log_variance is not None:
-            loss = loss * torch.exp(-log_variance[i]) + weight * log_variance[i] / 2
+            loss = weigh_by_uncertainty(loss, log_variance[i], weight)
         per_sample = per_sample.index_add(0, slot // k, loss.to(per_sample.dtype))
         sums[f"ce/{name}"] = found.entropy.sum()
         sums[f"tokens/{name}"] = found.entropy.new_tensor(len(goal))

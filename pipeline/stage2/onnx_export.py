@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from configs import ConfigError
+from pipeline.layers.merge import Merge
 from pipeline.stage2.encoder import Encoder
 from pipeline.stage2.layout import Stream
-from pipeline.stage2.merge import Merge
 
 
 class LastLayer(nn.Module):

@@ -15,8 +15,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from pipeline.engine.errors import RunError
+from pipeline.layers.merge import Merge
 from pipeline.stage2.encoder import Encoder
-from pipeline.stage2.merge import Merge
 
 NAME = "eo_pretrain"
 

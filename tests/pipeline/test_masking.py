@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from configs.schema import MaskedConfig
-from pipeline.stage2.masking.budget import fit_budget
+from pipeline.data.budget import fit_budget
 from tests.pipeline.masking_layouts import (
     can_still_be_asked,
     check_sound,

@@ -4,17 +4,15 @@ Small alpha gives nearly everything to one stream, large alpha spreads it. A str
 no tokens to give, so its share goes to the others.
 """
 
-from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from functools import partial
-from itertools import accumulate
 from typing import Protocol
 
 import numpy as np
 
 from configs.schema import DirichletMasking
+from pipeline.data.budget import Fit, dirichlet_weights, fit_budget
 from pipeline.stage2.layout import Layout
-from pipeline.stage2.masking.budget import Fit, fit_budget
 from pipeline.stage2.masking.drawing import Drawing
 from pipeline.stage2.masking.selection import Present, Selection
 
@@ -43,20 +41,7 @@ class DirichletShares:
         alpha = self._alphas[0]
         if len(self._alphas) > 1:
             alpha = self._alphas[int(rng.random() * len(self._alphas))]
-        # Gamma variables over their sum are Dirichlet (Devroye 1986, XI.4), over any subset too: those of
-        # absent streams need not be drawn.
-        open_ = [i for i, room in enumerate(capacity) if room]
-        weights = [0.0] * len(capacity)
-        for i, weight in zip(open_, rng.standard_gamma(alpha, len(open_)).tolist(), strict=True):
-            weights[i] = weight
-        for i, own in self._own.items():
-            weights[i] = rng.standard_gamma(own) if capacity[i] else 0.0
-        if open_ and not any(weights):
-            # All have underflown. What a draw tends to as alphas vanish: everything to one stream.
-            chances = [self._own.get(i, alpha) for i in open_]
-            ends = list(accumulate(chances))
-            if ends[-1] > 0:
-                weights[open_[bisect_right(ends, rng.random() * ends[-1])]] = 1.0
+        weights = dirichlet_weights(rng, capacity, alpha, self._own)
         return partial(fit_budget, weights)
 
 

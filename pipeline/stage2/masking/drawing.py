@@ -7,8 +7,8 @@ can be.
 
 import numpy as np
 
+from pipeline.data.budget import Shares, fit_budget
 from pipeline.stage2.layout import Layout
-from pipeline.stage2.masking.budget import Shares, fit_budget
 from pipeline.stage2.masking.ground import Hidden, places_on_ground
 from pipeline.stage2.masking.places import Places
 from pipeline.stage2.masking.prefix import assign_roles

@@ -3,8 +3,8 @@
 import numpy as np
 
 from configs.schema import SingleMasking
+from pipeline.data.budget import proportional
 from pipeline.stage2.layout import Layout
-from pipeline.stage2.masking.budget import proportional
 from pipeline.stage2.masking.dirichlet import target_shares
 from pipeline.stage2.masking.drawing import Drawing
 from pipeline.stage2.masking.selection import Present, Selection

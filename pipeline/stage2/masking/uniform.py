@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from pipeline.stage2.masking.budget import Fit
+from pipeline.data.budget import Fit
 from pipeline.stage2.masking.drawing import Drawing
 from pipeline.stage2.masking.selection import Present, Selection
 

@@ -1,4 +1,4 @@
-"""Features of several modalities as one, place by place.
+"""Features of several modalities: what belongs together, and all as one, place by place.
 
 Shapes: B batch, N tokens of one modality, D width, M modalities.
 """
@@ -54,6 +54,31 @@ def merge_parts(
         highest = (values / weights.clamp(min=1e-6)).masked_fill(weights == 0, -torch.inf).amax(0)
         return highest.masked_fill((weights == 0).all(0), 0.0)
     return values.sum(0) / weights.sum(0).clamp(min=1e-6)
+
+
+def check_parts(parts: Sequence[Part], patches_m: Sequence[float]) -> None:
+    """Raises ValueError for inputs that do not belong together; `patches_m` are sides of their patches."""
+    if len({p.stream for p in parts}) < len(parts):
+        raise ValueError(f"{', '.join(p.name for p in parts)}: one of these is given twice")
+    # No set and no len() of these: what is traced keeps a batch of any size.
+    if any(p.batch != parts[0].batch for p in parts):
+        sizes = ", ".join(f"{p.name}: {p.batch}" for p in parts)
+        raise ValueError(f"all inputs are of the same samples; given are {sizes}")
+    sizes = {
+        p.name: (p.grid[0] * side, p.grid[1] * side)
+        for p, side in zip(parts, patches_m, strict=True)
+        if p.grid
+    }
+    if len(set(sizes.values())) > 1:
+        told = ", ".join(f"{n} {h:g} x {w:g} m" for n, (h, w) in sizes.items())
+        raise ValueError(f"all images show the same ground; given are {told}")
+
+
+def layer_number(layer: int, depth: int) -> int:
+    """A layer counted from 0, or back from the last. Raises ValueError where there is none."""
+    if not -depth <= layer < depth:
+        raise ValueError(f"layer {layer}: the encoder has {depth}, 0 to {depth - 1}")
+    return layer % depth
 
 
 def _on(grid: Grid, part: Part, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,6 +1,8 @@
-"""Whole tokens out of fractions."""
+"""How many tokens each of several streams gives: shares by chance, whole tokens out of them."""
 
-from collections.abc import Callable, Sequence
+from bisect import bisect_right
+from collections.abc import Callable, Mapping, Sequence
+from itertools import accumulate
 from typing import Protocol
 
 import numpy as np
@@ -51,6 +53,34 @@ def fit_budget(weights: Sequence[float], capacity: list[int], total: int) -> lis
         for i in sorted(open_, key=remainders.__getitem__, reverse=True)[:left]:
             budget[i] += 1
     return budget
+
+
+def dirichlet_weights(
+    rng: np.random.Generator,
+    capacity: Sequence[int],
+    alpha: float,
+    own: Mapping[int, float] | None = None,
+) -> list[float]:
+    """Weights of the streams that have tokens, as a Dirichlet draw before it is divided by its sum.
+
+    `own` has the alphas of streams for which `alpha` is not meant; 0: no share. Small alphas give nearly
+    everything to one stream, large ones spread it (4M, Mizrahi et al. 2023, section 3.2).
+    """
+    # Gamma variables over their sum are Dirichlet (Devroye 1986, XI.4), over any subset too: those of
+    # absent streams need not be drawn.
+    open_ = [i for i, room in enumerate(capacity) if room]
+    own = own or {}
+    weights = [0.0] * len(capacity)
+    for i, weight in zip(open_, rng.standard_gamma(alpha, len(open_)).tolist(), strict=True):
+        weights[i] = weight
+    for i, mine in own.items():
+        weights[i] = rng.standard_gamma(mine) if capacity[i] else 0.0
+    if open_ and not any(weights):
+        # All have underflown. What a draw tends to as alphas vanish: everything to one stream.
+        ends = list(accumulate(own.get(i, alpha) for i in open_))
+        if ends[-1] > 0:
+            weights[open_[bisect_right(ends, rng.random() * ends[-1])]] = 1.0
+    return weights
 
 
 def proportional(rng: np.random.Generator, capacity: list[int]) -> Fit:
