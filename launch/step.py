@@ -37,6 +37,7 @@ class What(StrEnum):
     tokenize = "tokenize"
     stage2 = "stage2"
     fusion = "fusion"
+    multimae = "multimae"
     generate = "generate"
     evaluate = "evaluate"
     all = "all"
@@ -48,6 +49,7 @@ _COMMANDS: dict[What, tuple[Package, str, Launch]] = {
     What.tokenize: ("pipeline", "tokenize", "ranks"),
     What.stage2: ("pipeline", "train", "ranks"),
     What.fusion: ("pipeline", "train", "ranks"),
+    What.multimae: ("pipeline", "train", "ranks"),
     What.generate: ("pipeline", "generate", "single"),
     What.evaluate: ("pipeline", "evaluate", "single"),
 }

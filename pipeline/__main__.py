@@ -16,6 +16,8 @@ from configs.schema import (
     Frozen,
     FusionRunConfig,
     MaskedRunConfig,
+    MultiMAERunConfig,
+    RunConfig,
     Stage1Config,
     Stage2Config,
     TokenizeConfig,
@@ -42,9 +44,9 @@ Overrides = Annotated[
 
 @app.command()
 def train(config: ConfigOption, overrides: Overrides = None) -> None:
-    """Train a tokenizer (stage1), the masked transformer (stage2) or late fusion (fusion)."""
+    """Train a tokenizer (stage1), the masked transformer (stage2), late fusion or MultiMAE."""
     loaded = load_config(config, overrides or ())
-    if not isinstance(loaded, Stage1Config | MaskedRunConfig):
+    if not isinstance(loaded, RunConfig):
         raise ConfigError(
             f"{config}: nothing to train in a {getattr(loaded, 'kind', '?')} configuration"
         )
@@ -125,8 +127,10 @@ def inspect(
 ) -> None:
     """Show what a training run would be and need: parameters, FLOPs, memory; without GPU and data."""
     loaded = load_config(config, overrides or ())
-    if not isinstance(loaded, Stage1Config | Stage2Config):
-        raise ConfigError(f"{config}: only training runs are inspected, stage1 and stage2")
+    if not isinstance(loaded, Stage1Config | Stage2Config | MultiMAERunConfig):
+        raise ConfigError(
+            f"{config}: only training runs are inspected: stage1, stage2 and multimae"
+        )
 
     def run() -> int:
         from pipeline.inspection.show import inspect as show
@@ -189,7 +193,7 @@ def report(
     exit_with(run)
 
 
-def _train(config: Stage1Config | MaskedRunConfig) -> int:
+def _train(config: RunConfig) -> int:
     from pipeline.engine.run import quiet_torch, train
     from shards import open_data
 
@@ -202,6 +206,11 @@ def _train(config: Stage1Config | MaskedRunConfig) -> int:
             config, _title(config), lambda _: _masked_objective(config, dataset), record,
             lambda objective: _monitor(config, objective),
         )  # fmt: skip
+    if isinstance(config, MultiMAERunConfig):
+        from pipeline.multimae.objective import MultiMAEObjective
+
+        return train(config, _title(config), lambda _: MultiMAEObjective(config, dataset), record)
+    assert isinstance(config, Stage1Config)
     from configs.registry import modality
 
     if modality(config.modality).kind == "text":
@@ -232,10 +241,10 @@ def _monitor(config: MaskedRunConfig, objective: "MaskedObjective") -> "Monitor 
     return RunMonitor(config, objective)
 
 
-def _title(config: Stage1Config | MaskedRunConfig) -> str:
+def _title(config: RunConfig) -> str:
     if isinstance(config, Stage1Config):
         return f"stage1 {config.modality}"
-    return "fusion" if isinstance(config, FusionRunConfig) else "stage2"
+    return str(getattr(config, "kind", "training"))
 
 
 def _finished(marker: Path, config: Frozen) -> bool:

@@ -1,4 +1,4 @@
-"""Commands by which models come in and go out: import-tokenizer, import-model, export."""
+"""Commands by which models come in and go out: import-tokenizer, import-model, export, export-vit."""
 
 from pathlib import Path
 from typing import Annotated, Any, cast
@@ -14,6 +14,7 @@ def add_to(app: typer.Typer) -> None:
     app.command("import-tokenizer")(import_tokenizer)
     app.command("import-model")(import_model)
     app.command()(export)
+    app.command("export-vit")(export_vit)
 
 
 def import_tokenizer(
@@ -79,6 +80,22 @@ def export(
         names = tuple(n.strip() for n in onnx.split(",") if n.strip())
         for line in work(run, out, whole=whole, onnx=names, merge=cast(Any, merge)):
             tell(line)
+        return 0
+
+    exit_with(run_)
+
+
+def export_vit(
+    run: Annotated[Path, typer.Option(help="a multimae run")],
+    group: Annotated[str, typer.Option(help="group of images that the ViT will take: rgb")],
+    out: Annotated[Path, typer.Option(help="safetensors file to write")],
+) -> None:
+    """Write the encoder of a MultiMAE as weights of timm's VisionTransformer, for one of its groups."""
+
+    def run_() -> int:
+        from pipeline.multimae.vit import export_vit as work
+
+        tell(f"{out}: {work(run, group, out)}")
         return 0
 
     exit_with(run_)

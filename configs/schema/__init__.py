@@ -38,9 +38,11 @@ from configs.schema.masking import (
 )
 from configs.schema.modality import ClassInfo, Codec, Display, Modality
 from configs.schema.monitor import MonitorConfig, SheetConfig
+from configs.schema.multimae import GroupConfig, MultiMAEConfig
 from configs.schema.run import (
     FusionRunConfig,
     MaskedRunConfig,
+    MultiMAERunConfig,
     RunConfig,
     Stage1Config,
     Stage2Config,
@@ -74,6 +76,7 @@ KINDS: dict[str, type[Frozen]] = {
     "tokenize": TokenizeConfig,
     "stage2": Stage2Config,
     "fusion": FusionRunConfig,
+    "multimae": MultiMAERunConfig,
     "generate": GenerateConfig,
     "evaluate": EvaluateConfig,
     "experiment": ExperimentConfig,
@@ -107,6 +110,7 @@ __all__ = [
     "GeoBenchSourceConfig",
     "GeoTiffListSourceConfig",
     "GeoTiffSourceConfig",
+    "GroupConfig",
     "GuardConfig",
     "MMEarthSourceConfig",
     "MaskedConfig",
@@ -116,6 +120,8 @@ __all__ = [
     "Modality",
     "ModelComparisonConfig",
     "MonitorConfig",
+    "MultiMAEConfig",
+    "MultiMAERunConfig",
     "OffloadConfig",
     "OptimizerConfig",
     "PixelLossConfig",

@@ -1,4 +1,4 @@
-"""What `python -m pipeline` runs over shards: stage 1, tokenize, stage 2, late fusion."""
+"""What `python -m pipeline` runs over shards: stage 1, tokenize, stage 2, late fusion, MultiMAE."""
 
 from pathlib import Path
 from typing import Literal
@@ -11,6 +11,7 @@ from configs.schema.engine import EngineConfig
 from configs.schema.fusion import FusionConfig
 from configs.schema.masked import MaskedConfig
 from configs.schema.monitor import MonitorConfig
+from configs.schema.multimae import MultiMAEConfig
 from configs.schema.tokenizer import TokenizerConfig
 
 
@@ -92,3 +93,10 @@ class FusionRunConfig(MaskedRunConfig):
         if self.monitor.sheet is not None:
             raise ValueError("late fusion generates nothing: write monitor.sheet=null")
         return self
+
+
+class MultiMAERunConfig(RunConfig):
+    """Train the multi-modal multi-task masked autoencoder on pixels; no tokens are needed."""
+
+    kind: Literal["multimae"]
+    multimae: MultiMAEConfig = MultiMAEConfig()

@@ -1,5 +1,6 @@
 """A model and a micro-batch on the meta device: shapes and types, no memory, no computation."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -7,11 +8,21 @@ import torch
 from torch import Tensor, nn
 
 from configs import ConfigError
-from configs.registry import BandStatistics, modality
-from configs.schema import MaskedConfig, Modality, Stage1Config, Stage2Config
+from configs.registry import BandStatistics, modality, modality_registry
+from configs.schema import (
+    MaskedConfig,
+    Modality,
+    MultiMAERunConfig,
+    RunConfig,
+    Stage1Config,
+    Stage2Config,
+)
 from pipeline.data.loader import Batch
+from pipeline.data.pixels import valid_name
 from pipeline.data.selection import select
 from pipeline.inspection.assumed import WINDOW_M, AssumedData
+from pipeline.multimae.groups import GroupTable, build_groups
+from pipeline.multimae.model import MultiMAE
 from pipeline.stage1.tokenizer import Teaching, Tokenizer
 from pipeline.stage2.layout import Layout, build_layout
 from pipeline.stage2.model import MaskedTransformer
@@ -33,7 +44,9 @@ class Example:
     critic: nn.Module | None = None
 
 
-def build_example(config: Stage1Config | Stage2Config, micro_batch: int) -> Example:
+def build_example(
+    config: Stage1Config | Stage2Config | MultiMAERunConfig, micro_batch: int
+) -> Example:
     """Model and batch of `micro_batch` samples.
 
     Raises ConfigError for a text modality, whose vocabulary no rank trains, and for configurations
@@ -42,10 +55,12 @@ def build_example(config: Stage1Config | Stage2Config, micro_batch: int) -> Exam
     data = _open(config)
     if isinstance(config, Stage1Config):
         return _tokenizer(config, data, micro_batch)
+    if isinstance(config, MultiMAERunConfig):
+        return _multimae(config, data, micro_batch)
     return _masked(config, data, micro_batch)
 
 
-def _open(config: Stage1Config | Stage2Config) -> SampleSet | None:
+def _open(config: RunConfig) -> SampleSet | None:
     shards = config.data.shards
     absent = isinstance(shards, Path) and not shards.exists()
     return None if absent else open_data(config.data, verify=False)
@@ -122,4 +137,31 @@ def masked_batch(layout: Layout, config: MaskedConfig, b: int) -> Batch:
         count = b * k // len(layout.targets) + (number < b * k % len(layout.targets))
         batch[f"goal/{name}"], batch[f"goal_slot/{name}"] = codes(count), codes(count)
         batch[f"goal_weight/{name}"] = torch.empty(count)
+    return batch
+
+
+def _multimae(config: MultiMAERunConfig, data: SampleSet | None, micro_batch: int) -> Example:
+    rows = data.modalities if data else modality_registry()
+    table = build_groups(config.multimae, rows, config.data.shards)
+    with torch.device("meta"):
+        model = MultiMAE(table, config.multimae)
+        batch = multimae_batch(table, rows, config.multimae.num_visible, micro_batch)
+    num_samples = len(select(data, config.data, config.data.split)) if data else None
+    return Example(model, batch, table.num_places, num_samples)
+
+
+def multimae_batch(table: GroupTable, rows: Mapping[str, Modality], n: int, b: int) -> Batch:
+    """A batch of samples that have everything, their visible patches shared out evenly."""
+    batch: Batch = {"where": torch.empty(b, n, dtype=torch.int64)}
+    for name in table.modalities:
+        side = next(g.side_px for g in table.groups if g.modality == name)
+        kind = torch.float32 if rows[name].kind == "image" else torch.uint8
+        batch[name] = torch.empty(b, rows[name].num_bands, side, side, dtype=kind)
+        batch[valid_name(name)] = torch.empty(b, side, side, dtype=torch.bool)
+    for number, group in enumerate(table.groups):
+        count = b * n // len(table.groups) + (number < b * n % len(table.groups))
+        batch[f"hidden/{group.name}"] = torch.empty(b, group.num_places, dtype=torch.bool)
+        batch[f"rows/{group.name}"] = torch.empty(b, dtype=torch.int64)
+        for key in ("seen", "slot", "query"):
+            batch[f"{key}/{group.name}"] = torch.empty(count, dtype=torch.int64)
     return batch

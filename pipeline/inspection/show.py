@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from configs import to_yaml
-from configs.schema import Stage1Config, Stage2Config
+from configs.schema import MultiMAERunConfig, RunConfig, Stage1Config, Stage2Config
 from pipeline.data.loader import Slice
 from pipeline.engine.errors import RunError
 from pipeline.engine.schedule import build_schedule
@@ -17,7 +17,9 @@ from pipeline.inspection.costs import GPU_GB, Costs, measure
 from pipeline.inspection.example import Example, build_example
 
 
-def inspect(config: Stage1Config | Stage2Config, world: int, *, as_json: bool) -> None:
+def inspect(
+    config: Stage1Config | Stage2Config | MultiMAERunConfig, world: int, *, as_json: bool
+) -> None:
     """Print it. Raises ConfigError or RunError for what could not be trained."""
     engine = config.engine
     try:
@@ -58,7 +60,7 @@ def _steps_per_epoch(example: Example, global_batch: int) -> float | None:
     return None if example.num_samples is None else round(example.num_samples / global_batch, 2)
 
 
-def _print(config: Stage1Config | Stage2Config, facts: dict[str, Any], costs: Costs) -> None:
+def _print(config: RunConfig, facts: dict[str, Any], costs: Costs) -> None:
     console = Console(width=110, highlight=False)
     console.print(to_yaml(config), markup=False)
     table = Table(title="The run", show_header=False)

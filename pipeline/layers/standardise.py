@@ -28,7 +28,12 @@ class Standardise(Float32Buffers):
 
     def forward(self, x: Tensor) -> Tensor:
         x = x.float()
-        valid = torch.isfinite(x)
-        if self.nodata is not None:
-            valid = valid & (x != self.nodata)
-        return torch.where(valid.all(1, keepdim=True), (x - self.mean) / self.std, 0.0)
+        return torch.where(measured(x, self.nodata), (x - self.mean) / self.std, 0.0)
+
+
+def measured(x: Tensor, nodata: float | None) -> Tensor:
+    """Where all bands carry a measurement: [B, C, H, W] -> bool [B, 1, H, W]."""
+    valid = torch.isfinite(x)
+    if nodata is not None:
+        valid = valid & (x != nodata)
+    return valid.all(1, keepdim=True)

@@ -17,7 +17,7 @@ from pipeline.stage2.model import MaskedTransformer
 ROOT = Path(__file__).parents[2]
 RUNS = sorted(
     str(p.relative_to(ROOT))
-    for kind in ("stage1", "stage2")
+    for kind in ("stage1", "stage2", "multimae")
     for p in ROOT.glob(f"configs/{kind}/*")
 )
 
