@@ -59,7 +59,9 @@ class SelfAttention(nn.Module):
         self, x: Tensor, mask: Tensor | None = None, rotation: Rotation | None = None
     ) -> Tensor:
         b, n, d = x.shape
-        q, k, v = self.qkv(x).view(b, n, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
+        # Sizes are spelled out: of an empty batch nothing could be inferred.
+        e = d // self.num_heads
+        q, k, v = self.qkv(x).view(b, n, 3, self.num_heads, e).permute(2, 0, 3, 1, 4)
         y = _attend(q, k, v, mask, self.norm, rotation, rotation)
         return self.proj(y.transpose(1, 2).reshape(b, n, d))
 
@@ -94,8 +96,9 @@ class CrossAttention(nn.Module):
         context_rotation: Rotation | None = None,
     ) -> Tensor:
         b, n, d = x.shape
-        q = self.q(x).view(b, n, self.num_heads, -1).transpose(1, 2)
-        kv = self.kv(context).view(b, context.shape[1], 2, self.num_heads, -1)
+        e = d // self.num_heads
+        q = self.q(x).view(b, n, self.num_heads, e).transpose(1, 2)
+        kv = self.kv(context).view(b, context.shape[1], 2, self.num_heads, e)
         k, v = kv.permute(2, 0, 3, 1, 4)
         y = _attend(q, k, v, mask, self.norm, rotation, context_rotation)
         return self.proj(y.transpose(1, 2).reshape(b, n, d))

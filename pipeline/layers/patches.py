@@ -11,11 +11,12 @@ def patchify(x: Tensor, patch: int) -> Tensor:
     """[B, C, H, W] -> [B, N, p*p*C]. H and W must be multiples of the patch."""
     b, c, h, w = x.shape
     x = x.reshape(b, c, h // patch, patch, w // patch, patch)
-    return x.permute(0, 2, 4, 3, 5, 1).reshape(b, (h // patch) * (w // patch), -1)
+    # Sizes are spelled out: of an empty batch nothing could be inferred.
+    return x.permute(0, 2, 4, 3, 5, 1).reshape(b, (h // patch) * (w // patch), patch * patch * c)
 
 
 def unpatchify(x: Tensor, patch: int, height: int, width: int) -> Tensor:
     """[B, N, p*p*C] -> [B, C, H, W]; the inverse of `patchify`."""
-    b = x.shape[0]
-    x = x.reshape(b, height // patch, width // patch, patch, patch, -1)
-    return x.permute(0, 5, 1, 3, 2, 4).reshape(b, -1, height, width)
+    b, c = x.shape[0], x.shape[2] // patch**2
+    x = x.reshape(b, height // patch, width // patch, patch, patch, c)
+    return x.permute(0, 5, 1, 3, 2, 4).reshape(b, c, height, width)

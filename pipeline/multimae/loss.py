@@ -21,6 +21,12 @@ def hidden_pixels(patches: Patches, hidden: Tensor) -> Tensor:
     return patches.valid & hidden[..., None]
 
 
+def by_pixel(group: Group, values: Tensor) -> Tensor:
+    """[B, N, p * p * C] -> [B, N, p * p, C], or K logits; of no samples too."""
+    pixels = group.patch_px**2
+    return values.unflatten(-1, (pixels, group.patch_values // pixels))
+
+
 def task_loss(
     group: Group, prediction: Tensor, patches: Patches, hidden: Tensor, *, normed_target: bool
 ) -> tuple[Tensor, Tensor]:
@@ -34,12 +40,12 @@ def task_loss(
         normed_target: of values normed patch by patch.
     """
     counts = hidden_pixels(patches, hidden)
-    made = prediction.unflatten(-1, (counts.shape[-1], -1))
+    made = by_pixel(group, prediction)
     if group.classes:
         error = F.cross_entropy(made.movedim(-1, 1), patches.values, reduction="none")
     else:
         values = normed(patches.values, patches.valid) if normed_target else patches.values
-        apart = made - values.unflatten(-1, (counts.shape[-1], -1))
+        apart = made - by_pixel(group, values)
         error = (apart.abs() if group.loss == "l1" else apart**2).mean(-1)
     num = counts.sum((1, 2))
     return torch.where(counts, error, 0.0).sum((1, 2)) / num.clamp(min=1), num > 0
@@ -65,13 +71,13 @@ class Judge(Float32Buffers):
     def forward(self, group: Group, made: Tensor, patches: Patches, hidden: Tensor) -> Sums:
         """Sums that add up over batches and ranks, float64."""
         counts = hidden_pixels(patches, hidden)
-        made = made.unflatten(-1, (counts.shape[-1], -1))
+        made = by_pixel(group, made)
         if group.classes:
             k = len(group.classes)
             pairs = patches.values[counts] * k + likeliest(group, made)[counts]
             confusion = torch.bincount(pairs, minlength=k * k).view(k, k)
             return {f"confusion/{group.name}": confusion.double()}
-        truth = patches.values.unflatten(-1, (counts.shape[-1], -1))
+        truth = by_pixel(group, patches.values)
         deviations = self.deviations[group.name]
         assert isinstance(deviations, _Deviations)
         unit = patches.scale[..., None] * deviations.std

@@ -80,7 +80,8 @@ class MultiMAE(Trunk):
             loss = found * self._weights[number]
             if self.log_variance is not None:
                 loss = weigh_by_uncertainty(loss, self.log_variance[number].float(), weight)
-            per_sample = per_sample.index_add(0, batch[f"rows/{group.name}"], loss)
+            rows = batch[f"rows/{group.name}"]
+            per_sample = per_sample.index_add(0, rows, loss.to(per_sample.dtype))
             if evaluate and not task.normed:
                 sums |= self.judge(group, made, own, hidden)
         sums["loss"] = per_sample.sum().detach()

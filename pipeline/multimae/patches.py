@@ -54,12 +54,12 @@ def robust_statistics(x: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
     beside it. Here the values are normalised already, so that ground which rises by less than a
     thousandth of the data set's deviation stays flat. (0, 1) where nothing is valid.
     """
-    flat = x.float().flatten(1)
+    flat = x.flatten(1)
     good = valid[:, None].expand_as(x).flatten(1)
     ordered = torch.where(good, flat, torch.inf).sort(1).values
     count = good.sum(1, keepdim=True)
     rank = torch.arange(flat.shape[1], device=x.device)
-    low, high = (TRUNCATED * count).long(), ((1 - TRUNCATED) * count).long()
+    low, high = ((share * count.double()).long() for share in (TRUNCATED, 1 - TRUNCATED))
     # Of fewer than three values nothing would be left in the middle.
     few = high <= low
     low, high = torch.where(few, 0, low), torch.where(few, count, high)
@@ -70,7 +70,7 @@ def robust_statistics(x: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
     square = torch.where(middle, (ordered - mean) ** 2, 0.0).sum(1, keepdim=True)
     deviation = (square / (kept - 1).clamp(min=1) + _FLOOR).sqrt()
     deviation = torch.where(count > 0, deviation, 1.0)
-    return mean[..., None].to(x.dtype), deviation[..., None].to(x.dtype)
+    return mean[..., None], deviation[..., None]
 
 
 def normed(values: Tensor, valid: Tensor) -> Tensor:
@@ -78,7 +78,8 @@ def normed(values: Tensor, valid: Tensor) -> Tensor:
 
     [B, N, p * p * C] -> the same; unbiased variance and 1e-6 beside it, as the public code has it.
     """
-    pixels = values.unflatten(-1, (valid.shape[-1], -1))
+    num = valid.shape[-1]
+    pixels = values.unflatten(-1, (num, values.shape[-1] // num))
     good = valid[..., None]
     count = good.sum((-2, -1), keepdim=True) * pixels.shape[-1]
     mean = torch.where(good, pixels, 0.0).sum((-2, -1), keepdim=True) / count.clamp(min=1)

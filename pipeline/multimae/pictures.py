@@ -21,7 +21,7 @@ from pipeline.data.loader import Batch
 from pipeline.layers.patches import unpatchify
 from pipeline.multimae.artifact import Described
 from pipeline.multimae.groups import Group, GroupTable
-from pipeline.multimae.loss import likeliest
+from pipeline.multimae.loss import by_pixel, likeliest
 from pipeline.multimae.model import MultiMAE
 from pipeline.multimae.patches import Patches
 from shards.render import render_maps
@@ -136,7 +136,7 @@ def _stored(group: Group, own: Patches, values: Tensor, about: Described) -> np.
     height, width = (n * p for n in group.grid)
     if group.classes:
         if values.is_floating_point():
-            values = likeliest(group, values.unflatten(-1, (p * p, -1)))
+            values = likeliest(group, by_pixel(group, values))
         maps = unpatchify(values, p, height, width).cpu().numpy()
         return np.array(group.classes, np.uint8)[maps]
     x = unpatchify(values * own.scale + own.centre, p, height, width).cpu().numpy()
