@@ -63,6 +63,7 @@ class MultiMAEConfig(Frozen):
     The loss of a sample is the sum over its tasks of the mean error of hidden patches, times
     `loss_weights` (by group, or by task as `rgb/normed`); with `uncertainty` such weights are learned.
 
+    `augment`: windows at random places in one of the 8 symmetries of the square, or always the middle.
     `init_vit`: a safetensors file with the state of a timm VisionTransformer that the encoder starts from.
     """
 
@@ -82,6 +83,7 @@ class MultiMAEConfig(Frozen):
     decoder_heads: int = Field(default=8, gt=0)
     loss_weights: dict[str, Annotated[float, Field(ge=0)]] = {}
     uncertainty: bool = False
+    augment: bool = True
     init_vit: Path | None = None
 
     @model_validator(mode="after")

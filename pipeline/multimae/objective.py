@@ -43,7 +43,7 @@ class MultiMAEObjective:
             if row.kind == "image"
         }
         window = self.table.modalities, self.normalisers, self.table.window_m
-        self.reader = PixelReader(dataset, *window, augment=True)
+        self.reader = PixelReader(dataset, *window, augment=config.multimae.augment)
         self.held_out = PixelReader(dataset, *window, augment=False)
         self.masking = Masking(config.multimae, self.table)
         self.indices = self._usable(config.data.split)
