@@ -9,7 +9,7 @@ import yaml
 from pydantic import ValidationError
 
 from configs.errors import ConfigError
-from configs.schema.modality import Modality
+from configs.schema.modality import Modality, undated
 
 _ROOT = Path(__file__).parent
 
@@ -44,11 +44,18 @@ def modality_registry() -> dict[str, Modality]:
 
 
 def modality(name: str) -> Modality:
-    """One registry row. Raises ConfigError naming the modalities that exist."""
+    """One registry row; of a map also that of a further date, such as `S2L2A_t1`.
+
+    Raises ConfigError naming the modalities that exist.
+    """
     table = modality_registry()
-    if name not in table:
+    base, date = undated(name)
+    if base not in table:
         raise ConfigError(f"unknown modality {name!r}; the registry has {', '.join(table)}")
-    return table[name]
+    row = table[base]
+    if date and not row.is_map:
+        raise ConfigError(f"{name}: only maps have several dates, {base} is a {row.kind} modality")
+    return row.on_date(date) if date else row
 
 
 def in_registry_order(names: "tuple[str, ...] | list[str] | set[str]") -> tuple[str, ...]:

@@ -1,5 +1,6 @@
 """What one modality is: the row of the modality registry."""
 
+import re
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
@@ -7,6 +8,23 @@ from pydantic import Field, model_validator
 from configs.schema.base import Frozen
 
 Kind = Literal["image", "classes", "text", "coordinates", "date", "vector"]
+
+_DATED = re.compile(r"(\w+)_t([1-9]\d?)")
+
+
+def dated(name: str, date: int) -> str:
+    """The name of a modality on one of several dates: `S2L2A` on the first, 0, then `S2L2A_t1`, ..."""
+    return f"{name}_t{date}" if date else name
+
+
+def undated(name: str) -> tuple[str, int]:
+    """Modality and number of the date that a name means: `S2L2A_t1` is S2L2A on date 1."""
+    found = _DATED.fullmatch(name)
+    return (found[1], int(found[2])) if found else (name, 0)
+
+
+# Far beyond the orders of the registry: further dates come behind everything else.
+_DATE_ORDER = 1000
 
 
 class Codec(Frozen):
@@ -50,7 +68,7 @@ class Modality(Frozen):
     A `vector` has one number per band and no pixels: a one-hot label, a handful of climate values.
     """
 
-    name: str = Field(pattern=r"^[A-Za-z][A-Za-z0-9]*$")
+    name: str = Field(pattern=r"^[A-Za-z][A-Za-z0-9]*(_t[1-9][0-9]?)?$")
     title: str
     order: int = Field(ge=0)
     kind: Kind
@@ -67,6 +85,11 @@ class Modality(Frozen):
     classes: tuple[ClassInfo, ...] = ()
     display: Display = Display()
     notes: str = ""
+
+    def on_date(self, date: int) -> "Modality":
+        """The row of a further date: the same in all but its name and its place, behind all others."""
+        words = {"name": dated(self.name, date), "title": f"{self.title}, date {date}"}
+        return self.model_copy(update=words | {"order": self.order + date * _DATE_ORDER})
 
     @property
     def num_bands(self) -> int:

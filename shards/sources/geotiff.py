@@ -20,7 +20,7 @@ import xxhash
 
 from configs.registry import in_registry_order, modality_registry
 from configs.schema import GeoTiffSourceConfig
-from configs.schema.modality import Modality
+from configs.schema.modality import Modality, undated
 from shards.errors import SampleError, SourceError
 from shards.files import to_json
 from shards.sample import Sample
@@ -97,27 +97,29 @@ class GeoTiffSource:
     @functools.cached_property
     def _folders(self) -> dict[str, Path]:
         """Folders of map modalities, in registry order. Warns of those no modality is named after."""
-        registry = modality_registry()
-        maps = {name for name, row in registry.items() if row.is_map}
-        found = {p.name: p for p in sorted(self._path.iterdir()) if p.is_dir()}
-        strange = [name for name in found if name not in maps and not name.startswith(".")]
+        maps = {name for name, row in modality_registry().items() if row.is_map}
+        folders = sorted(p for p in self._path.iterdir() if p.is_dir())
+        found = {p.name: p for p in folders if undated(p.name)[0] in maps}
+        others = [p.name for p in folders if p.name not in found]
+        strange = [name for name in others if not name.startswith(".")]
         if strange:
             warnings.warn(
                 f"{self._path}: left out {', '.join(strange)}: not among the map modalities of the "
                 f"registry ({', '.join(in_registry_order(maps))})",
                 stacklevel=2,
             )
-        chosen = {n for n in found if n in maps and (not self._wanted or n in self._wanted)}
+        chosen = {n for n in found if not self._wanted or n in self._wanted}
         missing = [n for n in self._wanted if n not in chosen and n not in DERIVED]
         if missing:
             raise SourceError(
-                f"{self._path} has no folder {', '.join(missing)}; it has {', '.join(found)}: "
+                f"{self._path} has no folder {', '.join(missing)}; it has "
+                f"{', '.join([*found, *others])}: "
                 "change source.modalities"
             )
         if not chosen:
             raise SourceError(
                 f"{self._path} holds no folder named after a map modality ("
-                f"{', '.join(in_registry_order(maps))}); found {', '.join(found) or 'no folders'}"
+                f"{', '.join(in_registry_order(maps))}); found {', '.join(others) or 'no folders'}"
             )
         return {name: found[name] for name in in_registry_order(chosen)}
 

@@ -15,6 +15,8 @@ and say nothing about the Earth. It is the embedded default and the test bed of 
   it has no clouds and no snow of the season.
 - Land cover of two dates and OSM features as a map are made when the configuration names them; the
   later date is LULC, and the map says what the OSM tags say.
+- Sentinel-2 and NDVI are made on further dates, in other seasons, when the configuration names them
+  (`S2L2A_t1`, `NDVI_t1`, ...).
 - Any modality may be missing; at least one image is left.
 """
 
@@ -28,7 +30,7 @@ import numpy as np
 from configs.errors import ConfigError
 from configs.registry import in_registry_order, modality
 from configs.schema import SyntheticSourceConfig
-from configs.schema.modality import Modality
+from configs.schema.modality import Modality, dated, undated
 from shards.sample import Part, Sample, SampleMeta
 from shards.sources.base import SampleRef, make_listing, registry_rows
 from shards.sources.earth import optics, words
@@ -39,6 +41,7 @@ from shards.sources.earth.optics import Optics
 from shards.sources.earth.osm_map import osm_map
 from shards.sources.earth.place import BLOCK_SIZE, Place, place_of, position, utm
 from shards.sources.earth.radar import Radar
+from shards.sources.earth.seasons import day_of, sentinel2_on
 from shards.sources.earth.terrain import PIXEL_M, make_terrain
 
 if TYPE_CHECKING:
@@ -52,6 +55,7 @@ MODALITIES = (
 )
 # made for those who ask, so that data sets by default stay what they are
 ON_REQUEST = ("LULCchange", "OSMraster")
+ON_FURTHER_DATES = ("S2L2A", "NDVI")
 
 _SHARE_WITH_EDGE = 0.015
 
@@ -64,10 +68,14 @@ class SyntheticSource:
     def __init__(self, config: SyntheticSourceConfig):
         self.config = config
         self.modalities = in_registry_order(config.modalities or MODALITIES)
-        if strange := set(self.modalities) - {*MODALITIES, *ON_REQUEST}:
+        further = {
+            m for m in self.modalities if undated(m)[1] and undated(m)[0] in ON_FURTHER_DATES
+        }
+        if strange := set(self.modalities) - {*MODALITIES, *ON_REQUEST, *further}:
             raise ConfigError(
                 f"the synthetic Earth does not make {', '.join(sorted(strange))}; "
-                f"it makes {', '.join((*MODALITIES, *ON_REQUEST))}"
+                f"it makes {', '.join((*MODALITIES, *ON_REQUEST))} and, on further dates, "
+                f"{', '.join(dated(m, 1) for m in ON_FURTHER_DATES)}, ..."
             )
         for key, share in config.missing_by.items():
             modality(key)
@@ -118,7 +126,7 @@ class SyntheticSource:
         place = place_of(seed, index)
         everything = _render(place, seed, px, set(present))
         parts = {name: everything[name] for name in present}
-        return Sample(_key(index), parts, _meta(place, px, parts))
+        return Sample(_key(index), parts, _meta(place, seed, px, parts))
 
     def _present(self, index: int) -> tuple[str, ...]:
         orders = {m: modality(m).order for m in self.modalities}
@@ -178,6 +186,9 @@ def _render(place: Place, seed: int, tile_px: int, wanted: set[str]) -> dict[str
         l2a = np.asarray(parts["S2L2A"])
         parts["S2RGB"] = optics.true_colour(l2a, place.day)
         parts["NDVI"] = optics.ndvi(l2a)
+    for date in sorted({undated(name)[1] for name in wanted} - {0}):
+        l2a = sentinel2_on(place, terrain, seed, tile_px, date)
+        parts |= {dated("S2L2A", date): l2a, dated("NDVI", date): optics.ndvi(l2a)}
     return parts
 
 
@@ -201,7 +212,7 @@ def _cut_edges(parts: dict[str, Part], place: Place, seed: int) -> None:
                 turned[:, :strip] = modality(name).nodata
 
 
-def _meta(place: Place, tile_px: int, parts: dict[str, Part]) -> SampleMeta:
+def _meta(place: Place, seed: int, tile_px: int, parts: dict[str, Part]) -> SampleMeta:
     epsg, easting, northing = utm(place.lon, place.lat)
     # the grid of 10 m that Sentinel-2 products share
     left = round((easting - tile_px * PIXEL_M / 2) / PIXEL_M) * PIXEL_M
@@ -215,6 +226,7 @@ def _meta(place: Place, tile_px: int, parts: dict[str, Part]) -> SampleMeta:
         "S1RTC": place.rtc_day,
         "Landsat": place.landsat_day,
     }
+    days |= {name: day_of(place, seed, date) for name in parts if (date := undated(name)[1])}
     return SampleMeta(
         lon=place.lon,
         lat=place.lat,

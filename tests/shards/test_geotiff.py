@@ -33,6 +33,16 @@ def test_a_sample_is_an_id_found_in_any_folder(collection: Path) -> None:
     assert sample.meta.times == {"S2L2A": "2021-07-23"}
 
 
+def test_folders_of_further_dates_are_parts_of_their_own_with_their_days(tmp_path: Path) -> None:
+    pixels = tiny_array("S2L2A", 0)
+    for name, day in (("S2L2A", "2021-07-23"), ("S2L2A_t1", "2021-12-01")):
+        write_tiff(tmp_path / name / "a.tif", pixels, tags={"datetime": f"{day}T13:22:41"})
+    sample = only_sample(tmp_path)
+    assert set(sample.parts) == {"S2L2A", "S2L2A_t1", "coordinates", "date"}
+    assert sample.meta.times == {"S2L2A": "2021-07-23", "S2L2A_t1": "2021-12-01"}
+    assert sample.parts["date"] == "2021-07-23"
+
+
 def test_georeferencing_becomes_coordinates_and_a_10_m_transform(tmp_path: Path) -> None:
     landsat = np.ones((7, PX // 3, PX // 3), np.int16)
     write_tiff(tmp_path / "Landsat" / "a.tif", landsat, pixel_m=30.0)

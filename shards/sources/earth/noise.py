@@ -30,6 +30,7 @@ class Purpose(IntEnum):
     EDGES = 10
     RADAR = 11
     CHANGE = 12
+    SEASONS = 13
 
 
 def stream(seed: int, purpose: Purpose, index: int) -> np.random.Generator:

@@ -10,7 +10,7 @@
 """
 
 import datetime as dt
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -30,6 +30,7 @@ from shards.sources.earth.terrain import Terrain
 
 OFFSET_DATE = dt.date(2022, 1, 25)
 OFFSET_DN = 1000
+_OVERPASS_BIT = 48
 L2A_BANDS = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 12]  # of the 13; B10 sees no ground
 _BANDS_20M = [4, 5, 6, 8, 11, 12]
 _BANDS_60M = [0, 9, 10]
@@ -98,9 +99,12 @@ _TEXTURE = np.array([0, 0.02, 0.13, 0.07, 0.035, 0.10, 0.06, 0.02, 0, 0.06], np.
 
 
 class Optics:
-    """Images of one tile; every method is a pure function of the place and the seed."""
+    """Images of one tile; every method is a pure function of the place and the seed.
 
-    def __init__(self, place: Place, terrain: Terrain, cover: Cover, seed: int):
+    What the land is made of is the same on every overpass; clouds and noise are its own.
+    """
+
+    def __init__(self, place: Place, terrain: Terrain, cover: Cover, seed: int, overpass: int = 0):
         self.place, self.terrain, self.cover, self.seed = place, terrain, cover, seed
         self.tile_px = cover.lulc.shape[0]
         rng = stream(seed, Purpose.OPTICS, place.index)
@@ -108,13 +112,18 @@ class Optics:
         tilt = np.linspace(-1, 1, 13, dtype=np.float32)
         self.spectra = REFLECTANCE * np.exp(0.07 * vary[0] + 0.05 * vary[1] * tilt)
         self._noise = rng
+        self._sky_place = place
+        if overpass:
+            # Indices of samples stay far below: streams of their own.
+            self._sky_place = replace(place, index=place.index | overpass << _OVERPASS_BIT)
+            self._noise = stream(seed, Purpose.OPTICS, self._sky_place.index)
 
     def sentinel2(self, with_l1c: bool) -> tuple[np.ndarray, np.ndarray | None]:
         """(L2A (12, H, W), L1C (13, H, W) or None), int16 DN."""
         place, px = self.place, self.tile_px
         surface = mixture(self.cover.fractions, self.spectra)
         surface *= illumination(place, self.terrain, place.day, self.cover.texture, self.cover.lulc)
-        sky = make_sky(place, self.seed, px, Purpose.CLOUDS)
+        sky = make_sky(self._sky_place, self.seed, px, Purpose.CLOUDS)
         if sky is not None:
             surface *= 1 - sky.shadow
             surface += sky.cloud * (_CLOUD[:, None, None] - surface)
