@@ -1,11 +1,13 @@
 """Stage 2: the masked multi-modal transformer and how its inputs and targets are drawn."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from configs.schema.masking import DirichletMasking, MaskingConfig
+from configs.schema.modality import dated, undated
 from configs.schema.transformer import TransformerConfig
 
 
@@ -16,6 +18,11 @@ class MaskedConfig(TransformerConfig):
     Each sample's `num_input_tokens` and `num_target_tokens` are drawn by one of the strategies of
     `masking`. A sequence that is both input and target is read or written (`prefix`), or loses spans
     that are asked for (`span`, T5).
+
+    `dates` says on how many dates a map enters and is asked for: with `{S2L2A: 3}` S2L2A, S2L2A_t1 and
+    S2L2A_t2 of the shards, in all forms in which S2L2A is named. Dates share everything that is learned
+    of a modality and are told apart by their days; any of them may be missing. In masking and in the
+    loss each counts as a modality of its own. `{S1GRD: 1}` tells the day of a modality of one date.
 
     The loss of a sample is the mean cross-entropy over its target tokens, taken modality by modality
     (`modality`: a modality with few tokens counts as much as one with many) or over all of them
@@ -30,6 +37,7 @@ class MaskedConfig(TransformerConfig):
     tokens: tuple[str, ...] = ()
     targets: tuple[str, ...]
     patch_px: dict[str, int] = {}
+    dates: dict[str, Annotated[int, Field(ge=1, le=100)]] = {}
     num_input_tokens: int = Field(default=64, gt=0)
     num_target_tokens: int = Field(default=64, gt=0)
     masking: tuple[MaskingConfig, ...] = (DirichletMasking(),)
@@ -39,6 +47,22 @@ class MaskedConfig(TransformerConfig):
     uncertainty: bool = False
     z_loss: float = Field(default=0.0, ge=0)
     init_from: Path | None = None
+
+    def on_dates(self, names: Iterable[str]) -> list[str]:
+        """The names of modalities on all their dates: `S2L2A`, `S2L2A_t1`, ..."""
+        return [dated(name, k) for name in names for k in range(self.dates.get(name, 1))]
+
+    @model_validator(mode="after")
+    def _known_dates(self) -> "MaskedConfig":
+        named = {*self.pixels, *self.tokens, *self.targets}
+        for name in sorted(named):
+            if (base := undated(name)[0]) != name:
+                raise ValueError(f"{name} is a date of {base}: name {base}, and it in `dates`")
+        if stray := set(self.dates) - named:
+            raise ValueError(
+                f"dates names {', '.join(sorted(stray))}, not among `pixels`, `tokens`, `targets`"
+            )
+        return self
 
     @model_validator(mode="after")
     def _some_input(self) -> "MaskedConfig":
@@ -56,9 +80,9 @@ class MaskedConfig(TransformerConfig):
     def _known_masking(self) -> "MaskedConfig":
         if not self.masking:
             raise ValueError("name at least one strategy in `masking`, such as {kind: dirichlet}")
-        pixels = {f"{name}@px" for name in self.pixels}
-        inputs = {*self.pixels, *self.tokens, *pixels, *(f"{name}@tok" for name in self.tokens)}
-        targets = {*self.targets, *(f"{name}@tok" for name in self.targets)}
+        pixels, tokens, asked = map(self.on_dates, (self.pixels, self.tokens, self.targets))
+        inputs = {*pixels, *tokens, *(f"{n}@px" for n in pixels), *(f"{n}@tok" for n in tokens)}
+        targets = {*asked, *(f"{n}@tok" for n in asked)}
         for entry in self.masking:
             for key, names in (("alpha_input_by", inputs), ("alpha_target_by", targets)):
                 for name in getattr(entry, key, {}):

@@ -24,7 +24,8 @@ class _TargetShares(_Masking):
     """Targets are shared out among a sample's modalities by a Dirichlet draw.
 
     `alpha_target` has one or several values, one of them drawn per sample; small ones favour few
-    modalities. `alpha_target_by` overrides it by modality (`LULC`) or stream (`LULC@tok`). Alpha 0: nothing
+    modalities. `alpha_target_by` overrides it by modality (`LULC`; of several dates all, or one of them:
+    `NDVI_t1`) or stream (`LULC@tok`). Alpha 0: nothing
     as long as others have tokens to give.
     """
 

@@ -35,9 +35,10 @@ class TokenizeConfig(Frozen):
     """Run frozen tokenizers over a shard set; tokens go beside the pixels, same shard and slot.
 
     `tokenizers` maps a modality to the stage-1 run that made its tokenizer; coordinates and date
-    need none. `crops` is the number of fixed windows per side: 1 is the centre, 3 a 3 x 3 grid; each in
-    as many `symmetries`: 2 mirrored too, 4 also upside down, 8 all of the square. One is drawn each
-    time a sample is trained on.
+    need none. Where the shards have a modality on several dates, all of them are tokenized alike.
+    `crops` is the number of fixed windows per side: 1 is the centre, 3 a 3 x 3 grid; each in as many
+    `symmetries`: 2 mirrored too, 4 also upside down, 8 all of the square. One is drawn each time a
+    sample is trained on.
     """
 
     kind: Literal["tokenize"]
@@ -92,6 +93,8 @@ class FusionRunConfig(MaskedRunConfig):
             )
         if self.monitor.sheet is not None:
             raise ValueError("late fusion generates nothing: write monitor.sheet=null")
+        if self.masked.dates:
+            raise ValueError("late fusion knows no days: leave masked.dates out")
         return self
 
 

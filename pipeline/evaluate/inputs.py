@@ -23,10 +23,9 @@ class InputSet:
     modalities: frozenset[str]
 
     def streams(self, layout: Layout, target: str = "") -> list[int]:
-        """Input streams of these modalities, the target's left out."""
-        return [
-            i for i in layout.inputs if layout.streams[i].modality in self.modalities - {target}
-        ]
+        """Input streams of these modalities, the target's left out; other dates of it stay."""
+        streams = ((i, layout.streams[i]) for i in layout.inputs)
+        return [i for i, s in streams if s.modality in self.modalities and s.part != target]
 
 
 def input_modalities(layout: Layout) -> list[str]:

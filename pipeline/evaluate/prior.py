@@ -37,7 +37,7 @@ def prior_scores(
                 right = table.argmax(1)[places] == codes
                 totals[i] += [-logs[i][places, codes].sum(), right.sum(), len(codes)]
     return {
-        layout.streams[i].modality: {"ce": ce / n, "accuracy": right / n}
+        layout.streams[i].part: {"ce": ce / n, "accuracy": right / n}
         for i, (ce, right, n) in totals.items()
         if n
     }

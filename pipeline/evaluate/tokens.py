@@ -36,7 +36,7 @@ def score_tokens(
         progress(given.name)
         for target in layout.targets:
             stream = layout.streams[target]
-            streams = given.streams(layout, stream.modality)
+            streams = given.streams(layout, stream.part)
             usable = [
                 (i, c) for i, c in contents if target in c.streams and c.streams.keys() & {*streams}
             ]
@@ -53,7 +53,7 @@ def score_tokens(
                 sums = subject.model(to_device(batch, device), evaluate=True).sums
                 totals += [float(sums[f"{k}/{stream.name}"]) for k in ("ce", "right", "tokens")]
             ce, right, count = totals
-            found[given.name][stream.modality] = {
+            found[given.name][stream.part] = {
                 "ce": ce / count,
                 "accuracy": right / count,
                 "num_samples": len(usable),

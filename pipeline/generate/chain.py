@@ -94,4 +94,4 @@ def check_chain(layout: Layout, targets: list[int]) -> None:
 
 def _with(contents: list[Content], target: int, codes: list[np.ndarray]) -> list[Content]:
     pairs = zip(contents, codes, strict=True)
-    return [Content({**c.streams, target: values}) for c, values in pairs]
+    return [c.with_streams({**c.streams, target: values}) for c, values in pairs]

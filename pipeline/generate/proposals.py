@@ -89,7 +89,8 @@ class Proposer:
                 inputs[self._target] = known[row]
             given = dict(sorted(inputs.items()))
             selection = ask(self._model.layout.streams, given, self._target, places)
-            masked.append(Masked(Content({**content.streams, self._target: values}), selection))
+            drawn = content.with_streams({**content.streams, self._target: values})
+            masked.append(Masked(drawn, selection))
         num_inputs = max(sum(map(len, m.selection.inputs.values())) for m in masked)
         num_targets = max(map(len, asked))
         device = next(self._model.parameters()).device
@@ -118,4 +119,4 @@ def _terms(how: Sampling, sources: Gone) -> list[tuple[float, Gone]]:
 
 
 def _without(content: Content, gone: Gone) -> Content:
-    return Content({i: v for i, v in content.streams.items() if i not in gone})
+    return content.with_streams({i: v for i, v in content.streams.items() if i not in gone})

@@ -139,7 +139,7 @@ class _Scene:
             if not measured_pixels(window, row).any():
                 continue
             if stream.kind == "pixels":
-                normalised, _ = self._trained.normalisers[name].forward(window)
+                normalised, _ = self._trained.normalisers[stream.modality].forward(window)
                 streams[self._sources[name]] = to_patches(normalised, stream)
             else:
                 streams[self._sources[name]] = self._trained.decoder(name).encode(window)

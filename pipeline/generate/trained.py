@@ -8,6 +8,7 @@ import torch
 
 from configs import ConfigError, load_config
 from configs.schema import GenerateConfig, Modality, Stage2Config
+from configs.schema.modality import undated
 from pipeline.data.transforms import Normaliser
 from pipeline.generate.chain import Drawn
 from pipeline.generate.decode import Decoder, Value, spread, summarise
@@ -46,9 +47,9 @@ class Trained:
         return Path(self.config.data.shards)
 
     def decoder(self, name: str) -> Decoder:
-        """The stage-1 tokenizer of a modality."""
+        """The stage-1 tokenizer of a modality, the same on all dates."""
         if name not in self._decoders:
-            info = self.layout.token_info.get(name)
+            info = self.layout.token_info.get(undated(name)[0])
             if info is None:
                 raise ConfigError(f"the model of {self._run} knows no tokens of {name}")
             self._decoders[name] = Decoder(info, self.shards, self._device)
@@ -57,19 +58,19 @@ class Trained:
     def sources(self, names: tuple[str, ...]) -> list[int]:
         """Streams that modalities enter by: pixels where the model takes them, else tokens."""
         layout, found = self.layout, []
-        known = [layout.streams[i].modality for i in layout.inputs]
+        known = [layout.streams[i].part for i in layout.inputs]
         for name in names:
             exact = _known(name, known, "source", "takes")
-            found.append(next(i for i in layout.inputs if layout.streams[i].modality == exact))
+            found.append(next(i for i in layout.inputs if layout.streams[i].part == exact))
         return found
 
     def targets(self, names: tuple[str, ...]) -> dict[str, int]:
         """Token streams that modalities are generated in."""
         layout, found = self.layout, {}
-        known = [layout.streams[i].modality for i in layout.targets]
+        known = [layout.streams[i].part for i in layout.targets]
         for name in names:
             exact = _known(name, known, "target", "generates")
-            found[exact] = next(i for i in layout.targets if layout.streams[i].modality == exact)
+            found[exact] = next(i for i in layout.targets if layout.streams[i].part == exact)
         return found
 
     def values(self, name: str, drawn: Drawn, row: Modality) -> tuple[list[Value], list[Value]]:

@@ -6,11 +6,12 @@ patches of the registry, vocabularies of the default tokenizers.
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
-from configs.registry import modality_registry
+from configs.registry import modality, modality_registry
 from configs.schema import DataConfig, TokenizerConfig
+from configs.schema.modality import undated
 from pipeline.data.tokens import extra_name
 from pipeline.stage1.tokenize import untrained_info
 
@@ -20,9 +21,9 @@ WINDOW_M = 2240
 class AssumedData:
     """As much of a data set as layouts and models are made from, for some modalities."""
 
-    def __init__(self, config: DataConfig, names: Iterable[str], patch_px: dict[str, int]):
+    def __init__(self, config: DataConfig, names: Collection[str], patch_px: dict[str, int]):
         self.path = config.shards
-        self.modalities = modality_registry()
+        self.modalities = modality_registry() | {name: modality(name) for name in names}
         self._patch_px = patch_px
         step = math.lcm(*(self._patch_m(name) for name in names))
         self.window_m = step * -(-WINDOW_M // step)
@@ -32,8 +33,8 @@ class AssumedData:
         return [extra_name(name) for name in self.modalities]
 
     def extra_manifest(self, name: str) -> dict[str, Any]:
-        modality = next(m for m in self.modalities if extra_name(m) == name)
-        return {"info": self._tokens(modality)}
+        found = next(m for m in self.modalities if extra_name(m) == name)
+        return {"info": self._tokens(found)}
 
     def _tokens(self, name: str) -> dict[str, Any]:
         row, default = self.modalities[name], TokenizerConfig()
@@ -54,5 +55,5 @@ class AssumedData:
     def _patch_m(self, name: str) -> int:
         """Side of a patch on the ground; 1 where there are none."""
         row = self.modalities[name]
-        patch_px = self._patch_px.get(name, row.patch_px or 0)
+        patch_px = self._patch_px.get(undated(name)[0], row.patch_px or 0)
         return round(patch_px * row.gsd_m) if patch_px and row.gsd_m else 1

@@ -21,6 +21,7 @@ from pipeline.data.loader import Batch
 from pipeline.data.pixels import valid_name
 from pipeline.data.selection import select
 from pipeline.inspection.assumed import WINDOW_M, AssumedData
+from pipeline.layers.dates import NUM_FEATURES
 from pipeline.multimae.groups import GroupTable, build_groups
 from pipeline.multimae.model import MultiMAE
 from pipeline.stage1.tokenizer import Teaching, Tokenizer
@@ -105,7 +106,7 @@ def _teaching(config: Stage1Config, row: Modality, size: int) -> Teaching:
 def _masked(config: Stage2Config, data: SampleSet | None, micro_batch: int) -> Example:
     masked = config.masked
     if data is None:
-        names = (*masked.pixels, *masked.tokens, *masked.targets)
+        names = masked.on_dates((*masked.pixels, *masked.tokens, *masked.targets))
         layout = build_layout(masked, AssumedData(config.data, names, masked.patch_px))
         assumed = f"windows of {layout.window_m:g} m, default vocabularies"
         num_samples = None
@@ -128,6 +129,9 @@ def masked_batch(layout: Layout, config: MaskedConfig, b: int) -> Batch:
 
     batch = {name: codes(b, n) for name in ("in_where", "in_stream", "in_code")}
     batch |= {name: codes(b, k) for name in ("out_where", "out_stream", "out_code")}
+    if layout.has_days:
+        batch["in_date"] = torch.empty(b, n, NUM_FEATURES)
+        batch["out_date"] = torch.empty(b, k, NUM_FEATURES)
     for i in layout.pixels:
         stream, count = layout.streams[i], b * (n // len(layout.inputs))
         batch[f"patch/{stream.name}"] = torch.empty(count, stream.patch_values)

@@ -2,6 +2,9 @@
 
     DATASET/extra/tok_<MODALITY>/<split>/shard-NNNNNN.tar     member: codes [K views, N] per sample
 
+A modality of several dates has tokens of each (tok_S2L2A, tok_S2L2A_t1, ...), by one tokenizer and in the
+same views.
+
 Ranks take shards in turn; a shard is committed whole, so stopping and starting again, with any number
 of ranks, repeats no finished shard and changes no byte.
 """
@@ -17,6 +20,7 @@ import torch
 from configs import ConfigError
 from configs.registry import in_registry_order
 from configs.schema import Modality, TokenizeConfig
+from configs.schema.modality import undated
 from pipeline.data.tokens import extra_name
 from pipeline.data.views import Views
 from pipeline.engine import distributed, lifecycle
@@ -38,11 +42,19 @@ def tokenize(config: TokenizeConfig) -> int:
     dataset = open_dataset(config.data.shards)
     names = in_registry_order({*config.tokenizers, *config.modalities})
     for name in names:
+        if (base := undated(name)[0]) != name:
+            raise ConfigError(
+                f"{name} is a date of {base}; name {base}: all its dates are tokenized"
+            )
         if name not in dataset.modalities:
             raise ConfigError(
                 f"{dataset.path} has no {name}; it has {', '.join(dataset.modalities)}"
             )
-    plans = {name: _tokenizer(name, dataset, config, world.device) for name in names}
+    plans = {}
+    for name in names:
+        info, encode = _tokenizer(name, dataset, config, world.device)
+        dates = (part for part in dataset.modalities if undated(part)[0] == name)
+        plans |= {part: (info | {"modality": part}, encode) for part in dates}
     windows = {info["window_m"] for info, _ in plans.values()} - {None}
     if len(windows) > 1:
         raise ConfigError(

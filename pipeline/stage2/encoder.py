@@ -4,6 +4,8 @@
     features = encoder({"S2L2A": x, "DEM": h})[-1]          # last layer: {"S2L2A": [B, N, D], ...}
     merged = encoder({"S2L2A": x}, merge="mean")[-1]        # [B, N, D]
 
+Of a modality of several dates each is named: {"S2L2A": x, "S2L2A_t1": y}, with `days`.
+
 Shapes: B batch, C bands, H W pixels, N tokens of a modality, D width, R registers.
 """
 
@@ -19,6 +21,7 @@ from configs.schema import MaskedConfig
 from pipeline.data.transforms import Normaliser
 from pipeline.layers.attention import Rotation
 from pipeline.layers.blocks import EncoderBlock
+from pipeline.layers.dates import date_features
 from pipeline.layers.merge import Grid, Merge, Part, check_parts, layer_number, merge_parts
 from pipeline.layers.positions import (
     PlaceTable,
@@ -32,7 +35,7 @@ from pipeline.layers.positions import (
 from pipeline.layers.standardise import Standardise
 from pipeline.stage2 import artifact
 from pipeline.stage2.layout import Layout, Stream
-from pipeline.stage2.model import style_of
+from pipeline.stage2.model import make_date_embed, style_of
 
 
 class Encoder(nn.Module):
@@ -52,7 +55,8 @@ class Encoder(nn.Module):
         self.positions = PlaceTable(layout.positions(width), kept=as_4m)
         self.register_buffer("slopes", head_slopes(config.heads), persistent=False)
         self.code_embed = nn.Embedding(layout.vocab_size, width)
-        self.stream_embed = nn.Embedding(len(layout.streams), width)
+        self.stream_embed = nn.Embedding(len(layout.forms), width)
+        self.date_embed = make_date_embed(layout, width)
         self.registers = (
             nn.Parameter(torch.zeros(config.num_registers, width)) if config.num_registers else None
         )
@@ -90,13 +94,15 @@ class Encoder(nn.Module):
         return encoder.to(device).eval()
 
     def stream(self, name: str) -> tuple[int, Stream]:
-        """The stream that a name means: one of its own, or a modality's, pixels before tokens.
+        """The stream that a name means: one of its own, or a modality's on a date, pixels before tokens.
+
+        A modality's own name is its first date.
 
         Raises ValueError for what the model does not take.
         """
         for i in self.layout.inputs:
             stream = self.layout.streams[i]
-            if name in (stream.modality, stream.name):
+            if name in (stream.part, stream.name):
                 return i, stream
         takes = ", ".join(self.layout.streams[i].name for i in self.layout.inputs)
         raise ValueError(f"this model does not take {name}; it takes {takes}")
@@ -107,6 +113,7 @@ class Encoder(nn.Module):
         layers: Sequence[int] | None = None,
         merge: Merge = "none",
         present: Mapping[str, Tensor] | None = None,
+        days: Mapping[str, Sequence[str | None]] | None = None,
     ) -> list[dict[str, Tensor]] | list[Tensor]:
         """Features after the chosen `layers` (all by default; the last one normalised).
 
@@ -120,11 +127,13 @@ class Encoder(nn.Module):
                 their grids [B, N, D]; `concat` beside each other [B, N, M D], zeros for what is absent
                 of the `modalities` that `from_pretrained` was told. Sequences are not merged.
             present: bool [B] for modalities that only some samples have.
+            days: B ISO days for modalities in the model's `dates`; None where one is not known.
 
         Raises:
-            ValueError: for an unknown modality, a wrong number of bands, or a size that does not fit.
+            ValueError: for an unknown modality, a wrong number of bands, a size that does not fit, or
+                days that the model does not ask for.
         """
-        parts, h, places = self._embed(inputs, present or {})
+        parts, h, places = self._embed(inputs, present or {}, days or {})
         real = None
         if any(p.real is not None for p in parts):
             masks = [p.mask(h.device) for p in parts]
@@ -148,11 +157,16 @@ class Encoder(nn.Module):
         return [merge_parts(parts, xs, merge, room) for xs in split]
 
     def _embed(
-        self, inputs: Mapping[str, Tensor], present: Mapping[str, Tensor]
+        self,
+        inputs: Mapping[str, Tensor],
+        present: Mapping[str, Tensor],
+        days: Mapping[str, Sequence[str | None]],
     ) -> tuple[list[Part], Tensor, Tensor]:
         """What the tokens are and where: [B, R + N, D], and places on the ground [R + N, 2]."""
         if not inputs:
             raise ValueError("no input: give at least one modality")
+        if stray := days.keys() - inputs.keys():
+            raise ValueError(f"days of {', '.join(sorted(stray))}, which is no input")
         found = sorted(((*self.stream(name), name) for name in inputs), key=lambda f: f[0])
         parts, tokens, ground = [], [], []
         for i, stream, name in found:
@@ -170,7 +184,10 @@ class Encoder(nn.Module):
                 there = present[name].bool()[:, None].expand(-1, embedded.shape[1])
                 is_real = there if is_real is None else is_real & there
             places = self._positions(stream, grid, embedded.shape[1])
-            tokens.append(embedded + places.to(embedded.dtype) + self.stream_embed.weight[i])
+            learned = self.stream_embed.weight[self.layout.form_of[i]]
+            if name in days:
+                learned = learned + self._dates(stream, days[name], x.shape[0])
+            tokens.append(embedded + places.to(embedded.dtype) + learned)
             parts.append(Part(name, stream.name, grid, embedded.shape[1], x.shape[0], is_real))
             ground.append(self._ground(stream, grid, embedded.shape[1]))
         check_parts(parts, [s.patch_m for _, s, _ in found])
@@ -204,6 +221,19 @@ class Encoder(nn.Module):
     def _codes(self, stream: Stream, codes: Tensor) -> Tensor:
         scale = 1.0 if self.config.embeddings == "4m" else self.config.width**0.5
         return self.code_embed(codes.clamp(min=0) + stream.vocab_offset) * scale
+
+    def _dates(self, stream: Stream, days: Sequence[str | None], count: int) -> Tensor:
+        """What the days of `count` samples add to their tokens: [B, 1, D], zeros where not known."""
+        if self.date_embed is None or stream.date is None:
+            raise ValueError(f"the model is not told the day of {stream.modality}; leave it out")
+        if len(days) != count:
+            raise ValueError(f"{stream.part}: {len(days)} days of {count} samples")
+        weight = self.date_embed.weight
+        coded = weight.new_zeros(count, weight.shape[1])
+        for row, day in enumerate(days):
+            if day is not None:
+                coded[row] = torch.from_numpy(date_features(day))
+        return self.date_embed(coded)[:, None]
 
     def _positions(self, stream: Stream, grid: Grid | None, count: int) -> Tensor:
         start = stream.position_offset

@@ -1,11 +1,12 @@
 """The streams of a model: every modality as pixels or as tokens, with its places and codes.
 
 All streams share one table of positions and all token streams one table of embeddings; a stream
-is a range of rows in each. Ranges follow registry order, pixels before tokens.
+is a range of rows in each. Ranges follow registry order, pixels before tokens. A modality of several
+dates has a stream for each, which share their ranges: only the embedding of the day tells them apart.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal, Protocol
 
@@ -13,8 +14,9 @@ import torch
 from torch import Tensor
 
 from configs import ConfigError
-from configs.registry import in_registry_order
+from configs.registry import in_registry_order, modality
 from configs.schema import MaskedConfig, Modality
+from configs.schema.modality import dated
 from pipeline.data.tokens import extra_name
 from pipeline.data.views import Views
 from pipeline.layers.positions import grid_centres, grid_positions, sincos
@@ -35,7 +37,8 @@ class Stream:
 
     `map` tokens lie on a grid, `set` tokens have fixed meanings and are predicted like map tokens,
     `sequence` tokens are predicted one after another. The last `num_sentinels` codes of a vocabulary
-    stand for spans of tokens that were taken out.
+    stand for spans of tokens that were taken out. `date` is the number of the date among those of the
+    modality; None where the model is not told the day.
     """
 
     name: str
@@ -52,6 +55,12 @@ class Stream:
     position_offset: int = 0
     vocab_offset: int = 0
     num_sentinels: int = 0
+    date: int | None = None
+
+    @property
+    def part(self) -> str:
+        """The modality on this date, as shards name it."""
+        return dated(self.modality, self.date or 0)
 
     @property
     def first_sentinel(self) -> int:
@@ -85,13 +94,29 @@ class Layout:
     def pixels(self) -> tuple[int, ...]:
         return tuple(i for i, s in enumerate(self.streams) if s.kind == "pixels")
 
+    @cached_property
+    def has_days(self) -> bool:
+        """Whether the model is told the day of any stream."""
+        return any(s.date is not None for s in self.streams)
+
+    @cached_property
+    def forms(self) -> tuple[Stream, ...]:
+        """One stream per row of learned tables: of several dates the first."""
+        return tuple(s for s in self.streams if not s.date)
+
+    @cached_property
+    def form_of(self) -> tuple[int, ...]:
+        """Of each stream the number of its form."""
+        number = {_form(s): i for i, s in enumerate(self.forms)}
+        return tuple(number[_form(s)] for s in self.streams)
+
     @property
     def num_positions(self) -> int:
-        return sum(s.num_positions for s in self.streams)
+        return sum(s.num_positions for s in self.forms)
 
     @property
     def vocab_size(self) -> int:
-        return sum(s.vocab_size for s in self.streams)
+        return sum(s.vocab_size for s in self.forms)
 
     def index(self, name: str) -> int:
         """Place of a stream. Raises KeyError when there is none of that name."""
@@ -103,7 +128,7 @@ class Layout:
     def positions(self, width: int) -> Tensor:
         """The table of position codes, [num_positions, width]."""
         parts = []
-        for s in self.streams:
+        for s in self.forms:
             if s.grid is not None:
                 parts.append(grid_positions(*s.grid, s.patch_m, width))
             else:
@@ -113,7 +138,7 @@ class Layout:
     def centres(self) -> Tensor:
         """Where each position lies on the ground, [num_positions, 2]; NaN for what has no place."""
         parts = []
-        for s in self.streams:
+        for s in self.forms:
             if s.grid is not None:
                 parts.append(grid_centres(*s.grid, s.patch_m))
             else:
@@ -179,11 +204,39 @@ def build_layout(config: MaskedConfig, dataset: Described) -> Layout:
             "tokenize all modalities in one call"
         )
     window_m = windows.pop()
-    streams = [
+    _check_dates(config, dataset, info)
+    forms = [
         _pixel_stream(n, config, dataset, window_m) for n in in_registry_order(set(config.pixels))
     ]
-    streams += [_token_stream(n, config, info[n]) for n in token_names]
+    forms += [_token_stream(n, config, info[n]) for n in token_names]
+    streams = [s for form in forms for s in on_dates(form, config.dates.get(form.modality, 0))]
     return Layout(tuple(with_offsets(streams)), window_m, views.pop(), info)
+
+
+def _check_dates(config: MaskedConfig, dataset: Described, info: dict[str, dict[str, Any]]) -> None:
+    """Raises ConfigError for dates that are not there, or have other tokens than the first."""
+    for name in config.dates:
+        if not modality(name).is_map:
+            raise ConfigError(f"masked.dates.{name}: only maps have dates; take it out")
+        for part in config.on_dates([name])[1:]:
+            fewer = f"or write masked.dates.{name} with the number of dates that there are"
+            if name in config.pixels and part not in dataset.modalities:
+                raise ConfigError(
+                    f"{dataset.path} has no {part}; build shards that have it, {fewer}"
+                )
+            if name not in info:
+                continue
+            if extra_name(part) not in dataset.extras:
+                raise ConfigError(
+                    f"{dataset.path} has no tokens of {part}; make them with `python -m pipeline "
+                    f"tokenize`, {fewer}"
+                )
+            found = dataset.extra_manifest(extra_name(part))["info"]
+            if found | {"modality": name} != info[name]:
+                raise ConfigError(
+                    f"tokens of {part} and of {name} were made by different tokenizers or on different "
+                    f"windows; remove those of {part} below {dataset.path}/extra and tokenize again"
+                )
 
 
 def _pixel_stream(name: str, config: MaskedConfig, dataset: Described, window_m: float) -> Stream:
@@ -221,10 +274,24 @@ def _token_stream(name: str, config: MaskedConfig, info: dict[str, Any]) -> Stre
     )  # fmt: skip
 
 
+def on_dates(stream: Stream, count: int) -> list[Stream]:
+    """A stream on each of `count` dates; 0: as it is, on a day that the model is not told."""
+    form = stream.name.removeprefix(stream.modality)
+    dates = [replace(stream, name=dated(stream.modality, k) + form, date=k) for k in range(count)]
+    return dates or [stream]
+
+
+def _form(stream: Stream) -> tuple[str, bool]:
+    return stream.modality, stream.kind == "pixels"
+
+
 def with_offsets(streams: list[Stream]) -> list[Stream]:
     """The streams with their ranges in the tables of positions and codes, in the order given."""
-    placed, positions, codes = [], 0, 0
+    offsets: dict[tuple[str, bool], tuple[int, int]] = {}
+    positions, codes = 0, 0
     for s in streams:
-        placed.append(Stream(**{**asdict(s), "position_offset": positions, "vocab_offset": codes}))
-        positions, codes = positions + s.num_positions, codes + s.vocab_size
-    return placed
+        if _form(s) not in offsets:
+            offsets[_form(s)] = positions, codes
+            positions, codes = positions + s.num_positions, codes + s.vocab_size
+    placed = [(s, *offsets[_form(s)]) for s in streams]
+    return [replace(s, position_offset=at, vocab_offset=code) for s, at, code in placed]

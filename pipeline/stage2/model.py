@@ -3,7 +3,9 @@
 Shapes: B batch, N input tokens, K target tokens, D width, V codes of one stream. Design:
 - one embedding table for all codes and one head per stream, tied to its rows of the table (4M);
 - pixel patches enter through one linear layer per pixel stream; only chosen patches are embedded;
-- positions are fixed sine-cosine codes on the ground; each stream adds a learned vector;
+- positions are fixed sine-cosine codes on the ground; each stream adds a learned vector, and where the
+  layout has days a linear embedding of the day's sines and cosines, in encoder and decoder alike;
+- dates of one modality share projection, codes, head and learned vector;
 - the decoder attends within a stream (causally in sequences) and to all encoded tokens;
 - `embeddings: 4m` differs in what 4M and TerraMind do otherwise, so that their weights fit: a second
   table of codes for the decoder and the heads, nothing scaled, positions kept with the weights;
@@ -25,6 +27,7 @@ from pipeline.data.loader import Batch
 from pipeline.engine.objective import StepOutput
 from pipeline.layers.attention import Rotation
 from pipeline.layers.blocks import BlockStyle, DecoderBlock, EncoderBlock, init_transformer
+from pipeline.layers.dates import NUM_FEATURES
 from pipeline.layers.positions import PlaceTable, distance_bias, head_slopes, rotation
 from pipeline.stage2.layout import Layout
 from pipeline.stage2.loss import masked_loss
@@ -35,6 +38,11 @@ def style_of(config: TransformerConfig) -> BlockStyle:
     return BlockStyle(
         config.norm, config.mlp, config.bias, config.qk_norm, config.norm_eps, config.norm_bias
     )
+
+
+def make_date_embed(layout: Layout, width: int) -> nn.Linear | None:
+    """From what days are coded as to the width, without bias: a day that is not known adds nothing."""
+    return nn.Linear(NUM_FEATURES, width, bias=False) if layout.has_days else None
 
 
 class Context(NamedTuple):
@@ -59,6 +67,7 @@ class MaskedTransformer(nn.Module):
 
     causal: Tensor
     centres: Tensor
+    form_of: Tensor
     slopes: Tensor
 
     def __init__(self, layout: Layout, config: MaskedConfig):
@@ -70,10 +79,12 @@ class MaskedTransformer(nn.Module):
         causal = torch.tensor([s.kind == "sequence" for s in layout.streams])
         self.register_buffer("causal", causal, persistent=False)
         self.register_buffer("centres", layout.centres(), persistent=False)
+        self.register_buffer("form_of", torch.tensor(layout.form_of), persistent=False)
         self.register_buffer("slopes", head_slopes(heads), persistent=False)
         self.code_embed = nn.Embedding(layout.vocab_size, width)
         self.target_embed = nn.Embedding(layout.vocab_size, width) if as_4m else None
-        self.stream_embed = nn.Embedding(len(layout.streams), width)
+        self.stream_embed = nn.Embedding(len(layout.forms), width)
+        self.date_embed = make_date_embed(layout, width)
         self.mask_embed = nn.Parameter(torch.zeros(width))
         # No parameters of no elements: ZeRO cannot share them out.
         self.registers = (
@@ -94,9 +105,9 @@ class MaskedTransformer(nn.Module):
             DecoderBlock(width, heads, ratio, style) for _ in range(config.decoder_depth)
         )
         self.decoder_norm = style.make_norm(width)
-        # Of each stream, the log of the variance that its loss is weighed by.
+        # Of each form, the log of the variance that its loss is weighed by.
         self.log_variance = (
-            nn.Parameter(torch.zeros(len(layout.streams))) if config.uncertainty else None
+            nn.Parameter(torch.zeros(len(layout.forms))) if config.uncertainty else None
         )
         self.apply(init_transformer)
         if as_4m:
@@ -111,6 +122,8 @@ class MaskedTransformer(nn.Module):
         nn.init.normal_(self.code_embed.weight, std=self.code_embed.embedding_dim**-0.5)
         nn.init.normal_(self.stream_embed.weight, std=0.5)
         nn.init.normal_(self.mask_embed, std=0.5)
+        if self.date_embed is not None:
+            nn.init.normal_(self.date_embed.weight, std=0.5 * (2 / NUM_FEATURES) ** 0.5)
         if self.registers is not None:
             nn.init.normal_(self.registers)
         for proj in self.patch_proj.values():
@@ -128,7 +141,7 @@ class MaskedTransformer(nn.Module):
 
     def encode(self, batch: Batch) -> Context:
         """Input tokens -> encoded tokens, registers first."""
-        places = self._places(batch["in_where"], batch["in_stream"])
+        places = self._places(batch, "in")
         h, places = self._with_registers(self.embed(batch) + places, places)
         real = self._real(batch)
         centres = self._centres(batch["in_where"], self.config.num_registers)
@@ -156,7 +169,7 @@ class MaskedTransformer(nn.Module):
         code = batch["out_code"]
         embedded = self._embed(self.target_embed or self.code_embed, code.clamp(min=0))
         x = torch.where((code >= 0)[..., None], embedded, self.mask_embed.to(embedded.dtype))
-        x = x + self._places(batch["out_where"], stream)
+        x = x + self._places(batch, "out")
         # Padding shares stream -1 and so attends to itself: no row is empty, no NaN arises.
         within = stream[:, :, None] == stream[:, None, :]
         k = stream.shape[1]
@@ -177,14 +190,14 @@ class MaskedTransformer(nn.Module):
 
     def forward(self, batch: Batch, evaluate: bool = False) -> StepOutput:
         """The training step: `pipeline.stage2.loss`."""
-        features = self.decode(batch, self.encode(batch))
+        features, variance = self.decode(batch, self.encode(batch)), self.log_variance
         return masked_loss(
             features,
             batch,
             self.layout,
             self.config,
             self._head,
-            self.log_variance,
+            None if variance is None else variance[self.form_of],
             evaluate=evaluate,
         )
 
@@ -228,6 +241,9 @@ class MaskedTransformer(nn.Module):
         scale = 1.0 if self.config.embeddings == "4m" else table.embedding_dim**0.5
         return table(code) * scale
 
-    def _places(self, where: Tensor, stream: Tensor) -> Tensor:
-        learned = self.stream_embed(stream.clamp(min=0))
-        return self.positions(where).to(learned.dtype) + learned
+    def _places(self, batch: Batch, side: str) -> Tensor:
+        """Where and when the tokens of one side, `in` or `out`, are, and in which form: [B, N, D]."""
+        learned = self.stream_embed(self.form_of[batch[f"{side}_stream"].clamp(min=0)])
+        if self.date_embed is not None:
+            learned = learned + self.date_embed(batch[f"{side}_date"].to(learned.dtype))
+        return self.positions(batch[f"{side}_where"]).to(learned.dtype) + learned

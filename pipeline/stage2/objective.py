@@ -77,18 +77,18 @@ class MaskedObjective:
         return collate(samples, self.layout, *sizes, weighing(masked, self.layout))
 
     def summarise(self, sums: dict[str, Tensor]) -> dict[str, float]:
-        """Loss, and cross-entropy per target modality; on held-out samples also accuracy, and both by
-        the number of modalities that a sample sees.
+        """Loss, and cross-entropy per target modality and date; on held-out samples also accuracy, and both
+        by the number of modalities that a sample sees.
         """
         values = {"loss": float(sums["loss"] / sums["count"])}
         for i in self.layout.targets:
             stream = self.layout.streams[i]
             tokens = float(sums[f"tokens/{stream.name}"])
             if tokens:
-                values[f"ce/{stream.modality}"] = float(sums[f"ce/{stream.name}"]) / tokens
+                values[f"ce/{stream.part}"] = float(sums[f"ce/{stream.name}"]) / tokens
                 if f"right/{stream.name}" in sums:
                     right = float(sums[f"right/{stream.name}"])
-                    values[f"accuracy/{stream.modality}"] = right / tokens
+                    values[f"accuracy/{stream.part}"] = right / tokens
         return values | summarise_inputs(sums)
 
     def remarks(self, sums: Sums) -> Remarks:
@@ -96,8 +96,10 @@ class MaskedObjective:
 
     def identity(self) -> Mapping[str, Any]:
         tokens = {n: i["tokenizer"] for n, i in self.layout.token_info.items()}
+        # Runs of before there were dates go on.
+        without = {"init_from"} if self.config.masked.dates else {"init_from", "dates"}
         return {
-            "masked": self.config.masked.model_dump(mode="json", exclude={"init_from"}),
+            "masked": self.config.masked.model_dump(mode="json", exclude=without),
             "tokens": tokens,
             "window_m": self.layout.window_m,
             "views": self.layout.views.to_dict(),

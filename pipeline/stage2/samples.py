@@ -9,6 +9,7 @@ A batch holds, for B samples, N input and K target tokens (padded), and per stre
     patch/<stream> [P, p*p*C], slot/<stream> [P]           pixel patches and their flat input slots
     goal/<stream> [T], goal_slot/<stream> [T], goal_weight/<stream> [T]    codes to predict, their flat
                        target slots and weights
+    in_date, out_date [B, N or K, F]   the tokens' days (pipeline.layers.dates), where the layout has days
     in_real  [B, N]    which inputs are no padding; left out where none is, so that attention has no mask
 
 Positions of a sequence count its tokens as they stand there, sentinels included; places of other streams are
@@ -19,7 +20,7 @@ parameters in the same order whatever is present (contract 1).
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -27,6 +28,7 @@ import torch
 from pipeline.data.loader import Batch
 from pipeline.data.tokens import BOS, extra_name
 from pipeline.data.transforms import Normaliser
+from pipeline.layers.dates import NUM_FEATURES, date_features
 from pipeline.stage2.layout import Layout, Stream
 from pipeline.stage2.masking import Mixture, Selection
 from pipeline.stage2.weighing import by_modality
@@ -37,10 +39,16 @@ from shards import SampleSet
 class Content:
     """Everything a sample has, stream by stream; absent streams have no entry.
 
-    Pixels: patches [N, p*p*C] float32. Tokens: codes [N] int64.
+    Pixels: patches [N, p*p*C] float32. Tokens: codes [N] int64. `days` are the ISO days of streams that
+    the model is told the day of, present or not; what is not known has no entry.
     """
 
     streams: dict[int, np.ndarray]
+    days: dict[int, str] = field(default_factory=dict)
+
+    def with_streams(self, streams: dict[int, np.ndarray]) -> "Content":
+        """Other streams on the same days."""
+        return replace(self, streams=streams)
 
     def available(self, num_streams: int) -> np.ndarray:
         counts = np.zeros(num_streams, dtype=np.int64)
@@ -83,7 +91,12 @@ class SampleReader:
                 found[i] = self._patches(stream, part, view)
             else:
                 found[i] = part[view if len(part) > 1 else 0].astype(np.int64)
-        return Content(found)
+        return Content(found, self._days(index) if self.layout.has_days else {})
+
+    def _days(self, index: int) -> dict[int, str]:
+        times = self.dataset.meta(index).times
+        told = (i for i, s in enumerate(self.layout.streams) if s.date is not None)
+        return {i: times[part] for i in told if (part := self.layout.streams[i].part) in times}
 
     def _patches(self, stream: Stream, x: np.ndarray, view: int) -> np.ndarray:
         window = self.window(stream.modality, x, view)
@@ -162,6 +175,10 @@ def collate(
         "in_where": in_where, "in_stream": in_stream, "in_code": in_code,
         "out_where": out_where, "out_stream": out_stream, "out_code": out_code,
     }  # fmt: skip
+    if layout.has_days:
+        dates = _dates(samples, layout)
+        rows = np.arange(b)[:, None]
+        batch |= {"in_date": dates[rows, in_stream], "out_date": dates[rows, out_stream]}
     real = in_stream >= 0
     if not real.all():
         batch["in_real"] = real
@@ -176,6 +193,15 @@ def collate(
         batch[f"goal_slot/{name}"] = _join(columns[1], (0,), np.int64)
         batch[f"goal_weight/{name}"] = _join(columns[2], (0,), np.float32)
     return {k: torch.from_numpy(v) for k, v in batch.items()}
+
+
+def _dates(samples: list[Masked], layout: Layout) -> np.ndarray:
+    """What the days of all streams are coded as, [B, M + 1, F]; the last, of padding, is no day."""
+    table = np.zeros((len(samples), len(layout.streams) + 1, NUM_FEATURES), dtype=np.float32)
+    for row, sample in enumerate(samples):
+        for i, day in sample.content.days.items():
+            table[row, i] = date_features(day)
+    return table
 
 
 def _values(stream: Stream, content: np.ndarray, places: np.ndarray) -> np.ndarray:
@@ -204,4 +230,4 @@ def _join(parts: Iterable[np.ndarray], empty: tuple[int, ...], dtype: type) -> n
 
 
 def _part_name(stream: Stream) -> str:
-    return stream.modality if stream.kind == "pixels" else extra_name(stream.modality)
+    return stream.part if stream.kind == "pixels" else extra_name(stream.part)

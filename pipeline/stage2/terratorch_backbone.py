@@ -50,7 +50,7 @@ class Backbone(nn.Module):
         ]
         streams = [self.encoder.stream(name)[1] for name in names]
         self.encoder.expected = tuple(s.name for s in streams)
-        self.modalities = tuple(s.modality for s in streams) if modalities is None else (*names,)
+        self.modalities = tuple(s.part for s in streams) if modalities is None else (*names,)
         self.merge_method: Merge = merge_method
         self.layers = layers
         if not standardise:

@@ -2,6 +2,8 @@
 
 The transformer itself is taken whole. Streams are taken one by one, by name: those that the artifact has
 in the same form go on, others start fresh (a modality that is added, or tokens of another tokenizer).
+Dates of a modality share all that is learned of it, so that one may go on with more or fewer of them; what
+days mean starts fresh where the artifact was not told them.
 """
 
 from dataclasses import dataclass
@@ -68,12 +70,12 @@ def plan_start(
     )
     if wrong := [f"masked.{k}={_written(v)}" for k, v in theirs.items() if mine[k] != v]:
         raise ConfigError(f"the model in {folder} is another one; write {' '.join(wrong)}")
-    held = {s.name: s for s in about.layout.streams}
+    held = {s.name: s for s in about.layout.forms}
     fresh = {}
-    for stream in layout.streams:
+    for stream in layout.forms:
         if why := _difference(stream, held.get(stream.name), layout, about, rows):
             fresh[stream.name] = why
-    names = [s.name for s in layout.streams]
+    names = [s.name for s in layout.forms]
     taken = tuple(n for n in names if n not in fresh)
     return WarmStart(folder, about, taken, fresh, tuple(n for n in held if n not in names))
 
@@ -85,6 +87,8 @@ def warm_start(model: MaskedTransformer, start: WarmStart) -> None:
     state = model.state_dict()
     patches = [k for k in state if _patches_of(k) in start.taken]
     whole = [k for k in state if not k.startswith(_PER_STREAM)] + patches
+    if not old.has_days:
+        whole = [k for k in whole if not k.startswith("date_embed.")]
     rows = [k for k in ("stream_embed.weight", "log_variance") if k in state]
     if not start.about.config.uncertainty:
         rows = rows[:1]
@@ -95,12 +99,12 @@ def warm_start(model: MaskedTransformer, start: WarmStart) -> None:
     for name in start.taken:
         i, j = new.index(name), old.index(name)
         for key in rows:
-            state[key][i] = weights[key][j]
+            state[key][new.form_of[i]] = weights[key][old.form_of[j]]
         for key in _tables_trained(old.streams[j], model.config):
             state[key][_codes(new.streams[i])] = weights[key][_codes(old.streams[j])]
     if "positions.table" in state:
         table = weights["positions.table"]
-        found = [_positions(stream, old, table) for stream in new.streams]
+        found = [_positions(stream, old, table) for stream in new.forms]
         state["positions.table"].copy_(torch.cat(found))
 
 

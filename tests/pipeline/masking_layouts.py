@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from configs.schema import MaskedConfig
 from pipeline.data.views import Views
-from pipeline.stage2.layout import Layout, Stream
+from pipeline.stage2.layout import Layout, Stream, on_dates
 from pipeline.stage2.masking import Mixture, Selection, build_masking
 
 ROLES = {"both": (True, True), "input": (True, False), "target": (False, True)}
@@ -43,11 +43,12 @@ KINDS = st.one_of(
 
 @st.composite
 def layouts(draw: st.DrawFn) -> Layout:
-    """Any mix of streams, with a map that has places."""
+    """Any mix of streams, maps on up to three dates among them, with a map that has places."""
     span = draw(st.booleans())
     made = [stream("m", "map", draw(st.integers(2, 6)), draw(st.sampled_from([*ROLES])))]
     for number, (kind, size) in enumerate(draw(st.lists(KINDS, max_size=6))):
         made.append(stream(f"s{number}", kind, size, draw(st.sampled_from([*ROLES])), span=span))
+    made = [d for s in made for d in on_dates(s, draw(st.integers(0, 3)) if s.grid else 0)]
     return layout_of(*draw(st.permutations(made)))
 
 

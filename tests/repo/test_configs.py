@@ -196,7 +196,7 @@ def test_a_configuration_cannot_be_changed() -> None:
 
 def test_packaged_files_are_found_from_any_folder(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert load_stage2("configs/stage2/small.yaml").engine.num_steps == 1400
+    assert load_stage2("configs/stage2/small.yaml").engine.num_steps == 1800
 
 
 @pytest.mark.parametrize(

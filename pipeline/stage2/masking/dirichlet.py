@@ -20,7 +20,7 @@ from pipeline.stage2.masking.selection import Present, Selection
 class DirichletShares:
     """One of several alphas, drawn per sample, for all streams but those that `by` names.
 
-    Names are modalities or streams (`S2L2A` or `S2L2A@px`); the stream's own name comes first.
+    Names are modalities, dates of them or streams (`S2L2A`, `S2L2A_t1`, `S2L2A@px`); the narrower wins.
     """
 
     def __init__(
@@ -33,7 +33,7 @@ class DirichletShares:
         self._alphas, self._own = alphas, {}
         for i in streams:
             stream = layout.streams[i]
-            for name in (stream.modality, stream.name):
+            for name in (stream.modality, stream.part, stream.name):
                 if name in by:
                     self._own[i] = by[name]
 

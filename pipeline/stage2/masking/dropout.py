@@ -9,7 +9,7 @@ from pipeline.stage2.masking.selection import Present, Selection, Strategy
 class ModalityDropout:
     """Around a strategy: each present input modality is dropped with probability `p`, never the last.
 
-    A dropped modality is dropped in all its forms, pixels and tokens; it may still be asked for.
+    A dropped modality is dropped in all its forms and dates, pixels and tokens; it may still be asked for.
     """
 
     def __init__(self, inner: Strategy, layout: Layout, p: float):
