@@ -132,7 +132,8 @@ def export_vit(run: Path, name: str, out: Path) -> str:
         f"timm.models.VisionTransformer(img_size={side}, patch_size={group.patch_px}, "
         f"in_chans={len(group.bands)}, num_classes=0, embed_dim={config.width}, depth={config.depth}, "
         f"num_heads={config.heads}, mlp_ratio={config.mlp_ratio:g}, "
-        f"class_token={config.num_global_tokens > 0}, reg_tokens={max(0, config.num_global_tokens - 1)})"
+        f"class_token={config.num_global_tokens > 0}, reg_tokens={max(0, config.num_global_tokens - 1)}, "
+        "global_pool='')"
     )
 
 

@@ -28,7 +28,8 @@ def make_environment(folder: Path) -> Path:
     ).stdout
     Path(packages.strip(), "ours.pth").write_text(sysconfig.get_paths()["purelib"])
     pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    for wanted in (["--no-deps", "terratorch>=1.2,<1.3"], ["einops", "diffusers"]):
+    without_needs = ["--no-deps", "terratorch>=1.2,<1.3", "timm>=1.0,<1.1"]
+    for wanted in (without_needs, ["einops", "diffusers"]):
         done = subprocess.run([*pip, *wanted], capture_output=True, text=True, check=False)
         if done.returncode:
             pytest.fail(f"terratorch cannot be installed: {done.stderr[-500:]}")
