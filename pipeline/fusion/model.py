@@ -97,8 +97,7 @@ class LateFusion(nn.Module):
         """Take the frozen latents [V, L] of every stream that has some."""
         for s in self.layout.streams:
             if s.name in self.latent_widths:
-                rows = slice(s.vocab_offset, s.vocab_offset + s.vocab_size)
-                self.latents[rows, : self.latent_widths[s.name]] = tables[s.name]
+                self.latents[s.codes, : self.latent_widths[s.name]] = tables[s.name]
 
     def embed(self, batch: Batch) -> Tensor:
         """Input tokens, each by itself: [B, N, D]."""
@@ -164,8 +163,7 @@ class LateFusion(nn.Module):
         return self.written(torch.cat([x, share @ x], -1))
 
     def _head(self, stream_index: int) -> Tensor:
-        s = self.layout.streams[stream_index]
-        return self.code_embed.weight[s.vocab_offset : s.vocab_offset + s.vocab_size]
+        return self.code_embed.weight[self.layout.streams[stream_index].codes]
 
     def _embed(self, code: Tensor) -> Tensor:
         return self.code_embed(code) * self.code_embed.embedding_dim**0.5

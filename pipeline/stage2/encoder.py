@@ -236,11 +236,10 @@ class Encoder(nn.Module):
         return self.date_embed(coded)[:, None]
 
     def _positions(self, stream: Stream, grid: Grid | None, count: int) -> Tensor:
-        start = stream.position_offset
+        trained = self.positions.table[stream.places]
         if grid is None:
-            return self.positions.table[start : start + count]
+            return trained[:count]
         assert stream.grid is not None
-        trained = self.positions.table[start : start + stream.num_positions]
         if self.config.embeddings == "4m":
             return resized_positions(trained, stream.grid, grid)
         if grid == stream.grid:

@@ -63,6 +63,16 @@ class Stream:
         return dated(self.modality, self.date or 0)
 
     @property
+    def places(self) -> slice:
+        """Its rows of the table of positions."""
+        return slice(self.position_offset, self.position_offset + self.num_positions)
+
+    @property
+    def codes(self) -> slice:
+        """Its rows of tables of codes."""
+        return slice(self.vocab_offset, self.vocab_offset + self.vocab_size)
+
+    @property
     def first_sentinel(self) -> int:
         """Code of sentinel 0; all codes below it are tokens."""
         return self.vocab_size - self.num_sentinels

@@ -202,9 +202,8 @@ class MaskedTransformer(nn.Module):
         )
 
     def _head(self, stream_index: int) -> Tensor:
-        s = self.layout.streams[stream_index]
         table = self.target_embed or self.code_embed
-        return table.weight[s.vocab_offset : s.vocab_offset + s.vocab_size]
+        return table.weight[self.layout.streams[stream_index].codes]
 
     def _with_registers(self, h: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
         """Registers before the tokens; they have no place."""

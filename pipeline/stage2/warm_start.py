@@ -101,7 +101,7 @@ def warm_start(model: MaskedTransformer, start: WarmStart) -> None:
         for key in rows:
             state[key][new.form_of[i]] = weights[key][old.form_of[j]]
         for key in _tables_trained(old.streams[j], model.config):
-            state[key][_codes(new.streams[i])] = weights[key][_codes(old.streams[j])]
+            state[key][new.streams[i].codes] = weights[key][old.streams[j].codes]
     if "positions.table" in state:
         table = weights["positions.table"]
         found = [_positions(stream, old, table) for stream in new.forms]
@@ -138,10 +138,6 @@ def _difference(
     return "made by another tokenizer" if before and before != now else ""
 
 
-def _codes(stream: Stream) -> slice:
-    return slice(stream.vocab_offset, stream.vocab_offset + stream.vocab_size)
-
-
 def _patches_of(key: str) -> str:
     """The stream whose patches a parameter projects; empty for other parameters."""
     return f"{key.split('.')[1]}@px" if key.startswith("patch_proj.") else ""
@@ -162,7 +158,7 @@ def _positions(stream: Stream, old: Layout, table: Tensor) -> Tensor:
     """
     alike = [s for s in old.streams if (s.grid is None) == (stream.grid is None)]
     alike.sort(key=lambda s: (s.name != stream.name, -s.num_positions))
-    held = [table[s.position_offset : s.position_offset + s.num_positions] for s in alike[:1]]
+    held = [table[s.places] for s in alike[:1]]
     if stream.grid is not None:
         source = alike[0].grid if alike else None
         if source is None:

@@ -97,13 +97,11 @@ def test_codes_of_either_side_and_positions_lie_in_the_rows_of_their_stream():
     state = published()
     found = import_model(state)
     stream = found.layout.streams[found.layout.index("captions@tok")]
-    codes = slice(stream.vocab_offset, stream.vocab_offset + stream.vocab_size)
-    rows = slice(stream.position_offset, stream.position_offset + stream.num_positions)
     for table, side in (("code_embed", "encoder"), ("target_embed", "decoder")):
         expected = state[f"{side}_embeddings.caption.token_emb.weight"]
-        assert torch.equal(found.weights[f"{table}.weight"][codes], expected)
+        assert torch.equal(found.weights[f"{table}.weight"][stream.codes], expected)
     expected = state["encoder_embeddings.caption.pos_emb"][0, :256]
-    assert torch.equal(found.weights["positions.table"][rows], expected)
+    assert torch.equal(found.weights["positions.table"][stream.places], expected)
 
 
 def test_what_no_side_uses_is_zero():
@@ -113,9 +111,8 @@ def test_what_no_side_uses_is_zero():
     stream = found.layout.streams[found.layout.index("LULC@tok")]
     assert stream.is_target
     assert not stream.is_input
-    codes = slice(stream.vocab_offset, stream.vocab_offset + stream.vocab_size)
-    assert not found.weights["code_embed.weight"][codes].any()
-    assert found.weights["target_embed.weight"][codes].any()
+    assert not found.weights["code_embed.weight"][stream.codes].any()
+    assert found.weights["target_embed.weight"][stream.codes].any()
 
 
 def test_modalities_that_the_registry_lacks_are_listed_mapped_or_left_out():
