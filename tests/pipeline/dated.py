@@ -73,3 +73,10 @@ def masked(inputs: dict[str, list[int]], targets: dict[str, list[int]], seed: in
 
 def batch_of(samples: list[Masked], layout: Layout = LAYOUT):
     return collate(samples, layout, 9, 7)
+
+
+MIXED = [
+    masked({"S1GRD@px": [0, 2], "S1GRD_t2@px": [1, 3]}, {"NDVI@tok": [0], "NDVI_t1@tok": [2, 3]}, 1),
+    masked({"S1GRD_t1@px": [0], "NDVI_t2@tok": [1, 2]}, {"NDVI_t2@tok": [3], "LULC@tok": [0]}, 2),
+    masked({"DEM@px": [3], "LULC@tok": [0, 1]}, {"captions@tok": [0, 1]}, 3),
+]  # fmt: skip

@@ -17,6 +17,7 @@ from tests.pipeline.dated import (
     CONFIG,
     DATES,
     LAYOUT,
+    MIXED,
     NORMALISERS,
     ROWS,
     batch_of,
@@ -25,12 +26,6 @@ from tests.pipeline.dated import (
     masked,
     model_of,
 )
-
-MIXED = [
-    masked({"S1GRD@px": [0, 2], "S1GRD_t2@px": [1, 3]}, {"NDVI@tok": [0], "NDVI_t1@tok": [2, 3]}, 1),
-    masked({"S1GRD_t1@px": [0], "NDVI_t2@tok": [1, 2]}, {"NDVI_t2@tok": [3], "LULC@tok": [0]}, 2),
-    masked({"DEM@px": [3], "LULC@tok": [0, 1]}, {"captions@tok": [0, 1]}, 3),
-]  # fmt: skip
 
 
 @pytest.mark.parametrize("day", ["2020-02-29", "1999-12-31", "2021-01-01", "2024-07-15"])
