@@ -158,8 +158,9 @@ class TerraMeshSourceConfig(Frozen):
 class Ssl4eoSourceConfig(Frozen):
     """SSL4EO-S12 v1.1: `path/{train,val}/<MODALITY>/*.zarr.zip`, 64 places of four seasons a file.
 
-    Every place and season is a sample; `seasons` chooses among them. Of `splits`, those that exist
-    are used. CloudMask is read only where `modalities` name it.
+    Every place and season is a sample; `seasons` chooses among them. `together` makes every place one
+    sample with a date per season, in the order of `seasons`: S2L2A, S2L2A_t1, ... Of `splits`, those that
+    exist are used. CloudMask is read only where `modalities` name it, and is that of the first date.
     """
 
     type: Literal["ssl4eo"] = "ssl4eo"
@@ -167,6 +168,7 @@ class Ssl4eoSourceConfig(Frozen):
     splits: tuple[str, ...] = ("train", "val")
     modalities: tuple[str, ...] = ()
     seasons: tuple[Annotated[int, Field(ge=0, le=3)], ...] = (0, 1, 2, 3)
+    together: bool = False
 
     @model_validator(mode="after")
     def _consistent(self) -> "Ssl4eoSourceConfig":

@@ -2,7 +2,8 @@
 
     PATH/{train,val}/{S2L1C,S2L2A,S1GRD,S2RGB}/ssl4eos12_{split}_seasonal_data_NNNNNN.zarr.zip
 
-- Every place and season is a sample, `<place>_<season>`. A block is a store's name, with the stores
+- Every place and season is a sample, `<place>_<season>`, or with `together` every place with its seasons
+  as dates. A block is a store's name, with the stores
   of all its modalities; places are joined by their names in the coordinate `sample`, never by their
   position, so stores may order them differently or lack some.
 - Only the chunks of the sample asked for are decoded. Samples are listed season by season, because a
@@ -13,6 +14,7 @@
 """
 
 import functools
+import itertools
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -21,7 +23,7 @@ import xxhash
 
 from configs.registry import in_registry_order, modality
 from configs.schema import Ssl4eoSourceConfig
-from configs.schema.modality import Modality
+from configs.schema.modality import Modality, dated
 from shards.errors import SampleError, SourceError
 from shards.files import to_json
 from shards.sample import Sample
@@ -97,13 +99,16 @@ class Ssl4eoSource:
 
     @property
     def rows(self) -> dict[str, Modality]:
-        """Maps that have stores, and what comes with them; or those configured of them."""
-        return registry_rows(in_registry_order({*self._maps, *come_along(self._config.modalities)}))
+        """Maps that have stores, on all dates, and what comes with them; or those configured of them."""
+        maps = {dated(name, k) for name in self._maps for k in range(len(self._dates[0]))}
+        return registry_rows(in_registry_order({*maps, *come_along(self._config.modalities)}))
 
     def fingerprint(self) -> str:
         """Digest of the names and sizes of all stores and of the options."""
         stores = [[*block, sorted(sizes.items())] for block, sizes in self._store_sizes.items()]
-        content = [self.name, stores, list(self.rows), list(self._config.seasons)]
+        # As it was for those who do not ask for it.
+        together = ["together"] if self._config.together else []
+        content = [self.name, stores, list(self.rows), list(self._config.seasons), *together]
         return xxhash.xxh3_128_hexdigest(to_json(content))
 
     def listing(self) -> "pa.Table":
@@ -115,14 +120,15 @@ class Ssl4eoSource:
         places: list[tuple[float, float]] = []
         for number, (block, num_bytes) in enumerate(self._store_sizes.items()):
             found = self._centres(number)
-            for season in self._config.seasons:
-                keys += [f"{place}_{season}" for place in found]
-                rows += range(season * len(found), (season + 1) * len(found))
+            for seasons in self._dates:
+                keys += [self._key(place, seasons) for place in found]
+                rows += range(seasons[0] * len(found), (seasons[0] + 1) * len(found))
                 places += found.values()
-            count = len(found) * len(self._config.seasons)
+            count = len(found) * len(self._dates)
             numbers += [number] * count
             splits += [block.split] * count
-            sizes += [sum(num_bytes.values()) // max(len(found) * _NUM_SEASONS, 1)] * count
+            season_bytes = sum(num_bytes.values()) // max(len(found) * _NUM_SEASONS, 1)
+            sizes += [season_bytes * len(self._dates[0])] * count
         return make_listing(
             keys,
             block=numbers,
@@ -134,15 +140,16 @@ class Ssl4eoSource:
         )
 
     def read(self, ref: SampleRef) -> Sample:
-        """Every map of a place in a season; unreadable ones are faults. Raises SampleError."""
-        place, _, text = ref.key.rpartition("_")
-        season = int(text)
+        """Every map of a place in its seasons; unreadable ones are faults. Raises SampleError."""
+        place, seasons = ref.key, self._dates[0]
+        if not self._config.together:
+            place, _, text = ref.key.rpartition("_")
+            seasons = (int(text),)
         maps: dict[str, ZarrMap] = {}
         faults: dict[str, str] = {}
         clouds = Clouds()
-        for name in self._maps:
-            if name not in self._store_sizes[self._blocks[ref.block]]:
-                continue
+        held = [n for n in self._maps if n in self._store_sizes[self._blocks[ref.block]]]
+        for (date, season), name in itertools.product(enumerate(seasons), held):
             try:
                 store = self._store(ref.block, name)
                 i = store.rows.get(place)
@@ -150,15 +157,25 @@ class Ssl4eoSource:
                     continue
                 variables = _variables(store.zarr, i, season)
                 found = read_map(variables, modality(name), store.zarr.where)
-                if clouds.share is None and name in OPTICAL and "cloud_mask" in store.zarr:
+                has_mask = name in OPTICAL and "cloud_mask" in store.zarr
+                if not date and has_mask and clouds.share is None:
                     clouds.add(store.zarr.read("cloud_mask", i, season), found, store.zarr.where)
             except (SampleError, OSError) as error:
-                faults[name] = str(error)
+                faults[dated(name, date)] = str(error)
             else:
-                maps[name] = found
+                maps[dated(name, date)] = found
         if not maps and not faults:
             raise SampleError(f"{ref.key}: no store of {'/'.join(self._blocks[ref.block])} has it")
         return make_sample(ref.key, self.name, maps, faults, self.rows, clouds)
+
+    @property
+    def _dates(self) -> list[tuple[int, ...]]:
+        """The seasons of each sample of a place."""
+        seasons = self._config.seasons
+        return [seasons] if self._config.together else [(season,) for season in seasons]
+
+    def _key(self, place: str, seasons: tuple[int, ...]) -> str:
+        return place if self._config.together else f"{place}_{seasons[0]}"
 
     @functools.cached_property
     def _store_sizes(self) -> dict[_Block, dict[str, int]]:

@@ -101,6 +101,35 @@ def test_every_season_has_its_own_meta_data(ssl4eo: Path) -> None:
         assert meta.transform == (10.0, 0.0, 501000.0, 0.0, -10.0, 5000240.0)
 
 
+def test_together_seasons_are_dates_of_a_place(own: Path) -> None:
+    arrays = ssl4eo_variables("S1GRD", PLACES[:2])
+    arrays["bands"] = arrays["bands"][:, :2]
+    zarr_zip(own / "train" / "S1GRD" / TRAIN, arrays)
+    source = source_of(own, together=True, seasons=(2, 0), modalities=("S2L2A", "S1GRD"))
+    assert tuple(source.rows) == ("S2L2A", "S1GRD", "S2L2A_t1", "S1GRD_t1")
+    samples = samples_of(source)
+    assert list(samples) == list(PLACES)
+    for place, sample in samples.items():
+        # Of two places S1GRD has the first seasons alone.
+        lacks = {"S1GRD"} if place in PLACES[:2] else set()
+        assert sample.parts.keys() == source.rows.keys() - lacks
+        for name, season in (("S2L2A", 2), ("S2L2A_t1", 0)):
+            np.testing.assert_array_equal(
+                sample.parts[name], expected("S2L2A", f"{place}_{season}")
+            )
+            first = datetime.date(2020, 1, 6 + PLACES.index(place))
+            day = first + datetime.timedelta(91 * season)
+            assert sample.meta.times[name] == day.isoformat()
+        assert sample.meta.cloud == 2 / 4
+        assert checked(sample, source.rows) == sample
+    apart, one_date = (
+        source_of(own, seasons=(1,), together=t).fingerprint() for t in (False, True)
+    )
+    assert apart != one_date
+    (one, *_), (two, *_) = (s.listing()["num_bytes"] for s in (source_of(own), source))
+    assert two.as_py() == 2 * one.as_py()
+
+
 def test_only_the_chunks_of_the_sample_are_decoded(
     ssl4eo: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
