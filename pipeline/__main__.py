@@ -19,7 +19,6 @@ from configs.schema import (
     MultiMAERunConfig,
     RunConfig,
     Stage1Config,
-    Stage2Config,
     TokenizeConfig,
 )
 from pipeline import exchange
@@ -127,9 +126,9 @@ def inspect(
 ) -> None:
     """Show what a training run would be and need: parameters, FLOPs, memory; without GPU and data."""
     loaded = load_config(config, overrides or ())
-    if not isinstance(loaded, Stage1Config | Stage2Config | MultiMAERunConfig):
+    if not isinstance(loaded, RunConfig):
         raise ConfigError(
-            f"{config}: only training runs are inspected: stage1, stage2 and multimae"
+            f"{config}: only training runs are inspected: stage1, stage2, fusion and multimae"
         )
 
     def run() -> int:

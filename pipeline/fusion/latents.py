@@ -8,8 +8,24 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from pipeline.stage1.artifact import ImageTokenizer, tokenizer_folder
+from configs.schema import TokenizerConfig
+from pipeline.stage1.artifact import ImageTokenizer, read_record, tokenizer_folder
 from pipeline.stage2.layout import Layout
+
+
+def latent_widths(layout: Layout, shards: Path | None) -> dict[str, int]:
+    """L of every table of `frozen_latents`, by the tokenizers' configurations alone, which are taken to be
+    the default ones where there are no `shards`. Raises RunError as `frozen_latents` does.
+    """
+    widths = {}
+    for stream in map(layout.streams.__getitem__, layout.inputs):
+        if stream.kind == "map":
+            config = TokenizerConfig()
+            if shards is not None:
+                folder = tokenizer_folder(layout.token_info[stream.modality], shards)
+                config = TokenizerConfig.model_validate(read_record(folder)["tokenizer"])
+            widths[stream.name] = config.latent_width
+    return widths
 
 
 def frozen_latents(layout: Layout, shards: Path) -> dict[str, Tensor]:

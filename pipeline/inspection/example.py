@@ -10,16 +10,19 @@ from torch import Tensor, nn
 from configs import ConfigError
 from configs.registry import BandStatistics, modality, modality_registry
 from configs.schema import (
+    FusionRunConfig,
     MaskedConfig,
+    MaskedRunConfig,
     Modality,
     MultiMAERunConfig,
     RunConfig,
     Stage1Config,
-    Stage2Config,
 )
 from pipeline.data.loader import Batch
 from pipeline.data.pixels import valid_name
 from pipeline.data.selection import select
+from pipeline.fusion.latents import latent_widths
+from pipeline.fusion.model import LateFusion
 from pipeline.inspection.assumed import WINDOW_M, AssumedData
 from pipeline.layers.dates import NUM_FEATURES
 from pipeline.multimae.groups import GroupTable, build_groups
@@ -45,9 +48,7 @@ class Example:
     critic: nn.Module | None = None
 
 
-def build_example(
-    config: Stage1Config | Stage2Config | MultiMAERunConfig, micro_batch: int
-) -> Example:
+def build_example(config: RunConfig, micro_batch: int) -> Example:
     """Model and batch of `micro_batch` samples.
 
     Raises ConfigError for a text modality, whose vocabulary no rank trains, and for configurations
@@ -58,6 +59,7 @@ def build_example(
         return _tokenizer(config, data, micro_batch)
     if isinstance(config, MultiMAERunConfig):
         return _multimae(config, data, micro_batch)
+    assert isinstance(config, MaskedRunConfig)
     return _masked(config, data, micro_batch)
 
 
@@ -103,7 +105,7 @@ def _teaching(config: Stage1Config, row: Modality, size: int) -> Teaching:
     return Teaching(statistics, config.engine.global_batch, network)
 
 
-def _masked(config: Stage2Config, data: SampleSet | None, micro_batch: int) -> Example:
+def _masked(config: MaskedRunConfig, data: SampleSet | None, micro_batch: int) -> Example:
     masked = config.masked
     if data is None:
         names = masked.on_dates((*masked.pixels, *masked.tokens, *masked.targets))
@@ -113,8 +115,13 @@ def _masked(config: Stage2Config, data: SampleSet | None, micro_batch: int) -> E
     else:
         layout, assumed = build_layout(masked, data), ""
         num_samples = len(select(data, config.data, config.data.split))
+    shards = None if data is None else Path(data.path)
+    widths = latent_widths(layout, shards) if isinstance(config, FusionRunConfig) else {}
     with torch.device("meta"):
-        model = MaskedTransformer(layout, masked)
+        if isinstance(config, FusionRunConfig):
+            model = LateFusion(layout, masked, config.fusion, widths)
+        else:
+            model = MaskedTransformer(layout, masked)
         batch = masked_batch(layout, masked, micro_batch)
     tokens = masked.num_input_tokens + masked.num_target_tokens
     return Example(model, batch, tokens, num_samples, assumed)

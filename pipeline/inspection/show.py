@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from configs import to_yaml
-from configs.schema import MultiMAERunConfig, RunConfig, Stage1Config, Stage2Config
+from configs.schema import RunConfig
 from pipeline.data.loader import Slice
 from pipeline.engine.errors import RunError
 from pipeline.engine.schedule import build_schedule
@@ -17,9 +17,7 @@ from pipeline.inspection.costs import GPU_GB, Costs, measure
 from pipeline.inspection.example import Example, build_example
 
 
-def inspect(
-    config: Stage1Config | Stage2Config | MultiMAERunConfig, world: int, *, as_json: bool
-) -> None:
+def inspect(config: RunConfig, world: int, *, as_json: bool) -> None:
     """Print it. Raises ConfigError or RunError for what could not be trained."""
     engine = config.engine
     try:

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.__main__ import main
+from pipeline.fusion.artifact import load
 from tests.dist.ranks import run_ranks
 from tests.dist.runs import curve, run_several
 
@@ -45,6 +47,13 @@ def test_every_engine_and_number_of_ranks_has_the_losses_of_one_plain_process(ru
     reference, found = curve(runs / "1" / "plain"), curve(runs / str(world) / name)
     assert list(found) == [1, 2, 3, 4, 5, 6]
     assert found == pytest.approx(reference, rel=1e-5)
+
+
+def test_inspection_foresees_the_model_with_the_latents_of_its_tokenizers(runs, tokens, capsys):
+    assert main(["inspect", "--json", *arguments(runs / "1" / "plain", tokens)[1:]]) == 0
+    model = load(runs / "1" / "plain" / "artifact")
+    foreseen = json.loads(capsys.readouterr().out)["parameters"]
+    assert foreseen == sum(p.numel() for p in model.parameters())
 
 
 def test_a_trained_model_is_evaluated_once(runs, tokens, tmp_path):

@@ -8,8 +8,9 @@ import torch
 
 from configs.load import load_config
 from configs.registry import BandStatistics
-from configs.schema import Stage1Config, Stage2Config
+from configs.schema import FSQConfig, FusionRunConfig, Stage1Config, Stage2Config
 from pipeline.__main__ import main
+from pipeline.fusion.model import LateFusion
 from pipeline.inspection.costs import StageMemory, measure, parts
 from pipeline.inspection.example import build_example
 from pipeline.stage2.model import MaskedTransformer
@@ -17,7 +18,7 @@ from pipeline.stage2.model import MaskedTransformer
 ROOT = Path(__file__).parents[2]
 RUNS = sorted(
     str(p.relative_to(ROOT))
-    for kind in ("stage1", "stage2", "multimae")
+    for kind in ("stage1", "stage2", "fusion", "multimae")
     for p in ROOT.glob(f"configs/{kind}/*")
 )
 
@@ -80,6 +81,34 @@ def test_numbers_are_those_of_the_model_that_is_trained():
     heads = real.code_embed.weight.numel() / len(real.layout.targets) * masked.num_target_tokens
     products = 6 * (encoder * masked.num_input_tokens + decoder * masked.num_target_tokens + heads)
     assert costs.flops_per_sample == pytest.approx(products, rel=0.2)
+
+
+@pytest.mark.parametrize("combine", ["concat", "mean", "gated"])
+def test_late_fusion_has_the_parameters_of_the_model_that_is_trained(combine: str):
+    config = load_config("configs/fusion/small.yaml", [f"fusion.combine={combine}"])
+    assert isinstance(config, FusionRunConfig)
+    example = build_example(config, 2)
+    assert isinstance(example.model, LateFusion)
+    # Tokenizers are taken to be the default ones: as many latent channels as FSQ has levels.
+    assert set(example.model.latent_widths.values()) == {len(FSQConfig().levels)}
+    real = LateFusion(
+        example.model.layout, config.masked, config.fusion, example.model.latent_widths
+    )
+    costs = measure(example, config.engine, 1, 2)
+    assert costs.parameters == parts(real)
+    # Input tokens pass their own MLPs, target tokens the others; pooling and heads come on top.
+    own, after = (sum(p.numel() for p in m.parameters()) for m in (real.token_mlps, real.mlps))
+    budget = config.masked
+    least = 6 * (own * budget.num_input_tokens + after * budget.num_target_tokens)
+    assert least < costs.flops_per_sample
+    masked = measure(build_example(as_stage2(config), 2), config.engine, 1, 2)
+    assert costs.flops_per_sample < masked.flops_per_sample
+
+
+def as_stage2(config: FusionRunConfig) -> Stage2Config:
+    """The transformer over the same streams."""
+    values = config.model_dump(exclude={"fusion", "kind"})
+    return Stage2Config.model_validate(values | {"kind": "stage2"})
 
 
 def test_a_critic_is_trained_as_well():
