@@ -82,13 +82,19 @@ def generate(
         typer.Option("--input", help="S2L2A=scene.tif; or .npy, text, lon,lat, date"),
     ] = None,
     truth: Annotated[list[str] | None, typer.Option(help="LULC=map.tif, to score against")] = None,
+    tokenizer: Annotated[
+        list[str] | None,
+        typer.Option(help="LULC=FOLDER: of an imported model, which knows none; repeatable"),
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="folder of the results")] = None,
     overrides: Overrides = None,
 ) -> None:
     """Generate modalities from others: held-out samples of a shard set, or a scene in files."""
     from pipeline.generate.command import assembled
 
-    loaded = assembled(config, run, source, target, given or [], truth or [], out, overrides or [])
+    loaded = assembled(
+        config, run, source, target, given or [], truth or [], tokenizer or [], out, overrides or []
+    )
     if _finished(loaded.out / "scores.json", loaded):
         tell(f"generate           already done: {loaded.out}")
         return

@@ -35,6 +35,9 @@ class GenerateConfig(Frozen):
     follows the sources more than the model would, `guidance_by` weighs them one by one. `chain` makes
     each finished target input of the next, in the order of `target`.
 
+    `tokenizers` are folders of stage-1 runs, or of what `import-tokenizer` wrote: of an imported model,
+    whose weights do not say them, and of one whose tokenizers have moved.
+
     `num_pictures` bounds the rows of the picture sheet.
     """
 
@@ -44,6 +47,7 @@ class GenerateConfig(Frozen):
     data: DataConfig | None = None
     inputs: dict[str, str] = {}
     truth: dict[str, str] = {}
+    tokenizers: dict[str, Path] = {}
     scene: SceneConfig = SceneConfig()
     source: tuple[str, ...] = ()
     target: tuple[str, ...] = Field(min_length=1)
@@ -79,6 +83,10 @@ class GenerateConfig(Frozen):
             raise ValueError(f"{', '.join(sorted(both))} cannot be both source and target")
         if stray := set(self.guidance_by) - sources:
             raise ValueError(f"guidance_by names {', '.join(sorted(stray))}, which is no source")
+        if stray := set(self.tokenizers) - sources - set(self.target):
+            raise ValueError(
+                f"tokenizers names {', '.join(sorted(stray))}, neither source nor target"
+            )
         if self.guidance_by and self.guidance != 1:
             raise ValueError("give guidance or guidance_by, not both")
         return self

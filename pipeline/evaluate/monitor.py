@@ -86,7 +86,8 @@ class RunMonitor:
     def _trained(self, model: nn.Module) -> Trained:
         assert isinstance(model, MaskedTransformer)  # the schema refuses sheets of other models
         device = next(model.parameters()).device
-        return Trained(self._config.out, device, (model, self._objective.reader.normalisers))
+        whole = model, self._objective.reader.normalisers
+        return Trained(self._config.out, device, model=whole)
 
     def _check(self, sheet: SheetConfig) -> None:
         """What is drawn from and what is drawn are streams of the model, whose tokenizers are there."""

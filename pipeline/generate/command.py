@@ -15,6 +15,7 @@ def assembled(
     target: str,
     given: list[str],
     truth: list[str],
+    tokenizers: list[str],
     out: Path | None,
     overrides: list[str],
 ) -> GenerateConfig:
@@ -35,6 +36,9 @@ def assembled(
         values.pop("data", None)
     if truth:
         values["truth"] = dict(_pair(text, "--truth") for text in truth)
+    if tokenizers:
+        found = dict(_pair(text, "--tokenizer", "runs/stage1/S2L2A") for text in tokenizers)
+        values["tokenizers"] = {**values.get("tokenizers", {}), **found}
     if out is not None:
         values["out"] = str(out)
     asked = {text.split("=")[0].split(".")[0] for text in overrides}
@@ -45,24 +49,29 @@ def assembled(
     if where and not {"out"} & ({*values} | asked) and sources and values.get("target"):
         name = f"{'+'.join(sources)}-to-{'+'.join(values['target'])}"
         values["out"] = str(Path(where) / "generate" / name)
-    found = parse_config(values, overrides, origin=str(config or "generate"), kind="generate")
-    assert isinstance(found, GenerateConfig)
-    return found
+    loaded = parse_config(values, overrides, origin=str(config or "generate"), kind="generate")
+    assert isinstance(loaded, GenerateConfig)
+    return loaded
 
 
 def _names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
 
 
-def _pair(text: str, option: str) -> tuple[str, str]:
+def _pair(text: str, option: str, example: str = "scene.tif") -> tuple[str, str]:
     name, separator, value = text.partition("=")
     if not separator or not name or not value:
-        raise ConfigError(f"{option} {text}: write MODALITY=FILE, such as {option} S2L2A=scene.tif")
+        raise ConfigError(f"{option} {text}: write MODALITY=PATH, such as {option} S2L2A={example}")
     return name, value
 
 
 def _data_of(run: Path) -> Path | str:
     path = run / "config.yaml"
+    if not path.is_file() and (run / "artifact" / "config.json").is_file():
+        raise ConfigError(
+            f"--run {run}: this model was imported and has no data of its own; say what to start from, "
+            "data.shards=FOLDER or --input S2L2A=scene.tif"
+        )
     if not path.is_file():
         raise ConfigError(f"--run {run}: no such run, {path} is missing")
     config = load_config(path, kind="stage2")

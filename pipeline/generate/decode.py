@@ -9,7 +9,7 @@ import torch
 
 from configs.schema import Modality
 from pipeline.stage1 import place_time
-from pipeline.stage1.artifact import ImageTokenizer, tokenizer_folder
+from pipeline.stage1.artifact import ImageTokenizer
 from pipeline.stage1.text import TextTokenizer
 
 Value = np.ndarray | str
@@ -46,15 +46,14 @@ def spread(draws: Sequence[Sequence[Value]], row: Modality) -> list[Value]:
 class Decoder:
     """The stage-1 tokenizer of one modality, as a stage-2 model's layout names it.
 
-    `shards` is the shard set whose tokens the model was trained on; tokenizers are found from there.
+    `folder` is where it lies; None for places and dates, which need none.
     """
 
-    def __init__(self, info: dict[str, Any], shards: Path, device: torch.device):
+    def __init__(self, info: dict[str, Any], folder: Path | None, device: torch.device):
         self.kind, self._version = info["kind"], info["tokenizer"]
         self._tokenizer: ImageTokenizer | TextTokenizer | None = None
-        if info["artifact"] is None:
+        if folder is None:
             return
-        folder = tokenizer_folder(info, shards)
         if self.kind == "text":
             self._tokenizer = TextTokenizer.from_pretrained(folder)
         else:

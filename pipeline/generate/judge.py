@@ -26,6 +26,7 @@ class Judge:
         dataset = reader.dataset
         self._reader, self._decoder, self._name = reader, trained.decoder(name), name
         self._stream, self._view = stream, view
+        self._reads = trained.reads(dataset, name)
         self._row = row = dataset.modalities[name]
         self._guess, self.baseline = constant_guess(
             row, dataset.statistics.get(name), dataset.class_counts.get(name)
@@ -43,10 +44,7 @@ class Judge:
         held = [n for n, truth in enumerate(truths) if truth is not None]
         if not held:
             return
-        tokens = [
-            self._reader.content(ids[n], self._view, only=[self._stream]).streams[self._stream]
-            for n in held
-        ]
+        tokens = [self._tokens(ids[n], truths[n]) for n in held]
         for n, best in zip(held, self._decoder(tokens), strict=True):
             truth = np.asarray(truths[n])
             usual = self._climatology.guess(ids[n])
@@ -58,3 +56,11 @@ class Judge:
             }
             for way, guess in guesses.items():
                 self.ways[way].add(np.broadcast_to(np.asarray(guess), truth.shape), truth)
+
+    def _tokens(self, index: int, truth: Value | None) -> np.ndarray:
+        """The codes of a truth, as the data set has them, or made now where it has none of the model's."""
+        if self._reads:
+            only = self._reader.content(index, self._view, only=[self._stream])
+            return only.streams[self._stream]
+        assert truth is not None
+        return self._decoder.encode(truth)

@@ -34,7 +34,9 @@ from shards import SampleSet, open_dataset
 
 def generate(config: GenerateConfig) -> int:
     """Generate, score, write. Raises ConfigError, RunError or ShardError."""
-    trained = Trained(config.run, pick_device("auto"))
+    trained = Trained(config.run, pick_device("auto"), config.tokenizers)
+    for name in trained.targets(config.target):
+        trained.decoder(name)  # or the want of one would be told behind all the work
     if config.inputs:
         from pipeline.generate.scene import generate_scene
 
@@ -50,6 +52,12 @@ def generate_samples(
     """The files of held-out samples; without scores where they are not to be `judged`."""
     sources, targets = trained.sources(config.source), trained.targets(config.target)
     how, view = sampling(config, trained), trained.layout.views.centre
+    for stream in map(trained.layout.streams.__getitem__, sources):
+        if stream.kind != "pixels" and not trained.reads(dataset, stream.modality):
+            raise ConfigError(
+                f"the model takes {stream.modality} as tokens, and {dataset.path} has none of its tokenizer: "
+                "tokenize it with that, or leave the modality out of the source"
+            )
     reader = SampleReader(dataset, trained.layout, trained.normalisers)
     indices = _choose(dataset, config)
     shown: dict[str, list[Any]] = defaultdict(list)

@@ -1,35 +1,42 @@
 """A trained stage-2 run with all that belongs to it: streams by name, normalisers, stage-1 decoders."""
 
 import difflib
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from configs import ConfigError, load_config
 from configs.schema import GenerateConfig, Modality, Stage2Config
 from configs.schema.modality import undated
+from pipeline.data.tokens import extra_name
 from pipeline.data.transforms import Normaliser
 from pipeline.generate.chain import Drawn
 from pipeline.generate.decode import Decoder, Value, spread, summarise
 from pipeline.generate.picking import Sampling
+from pipeline.stage1.artifact import fingerprint, named_tokenizer, tokenizer_folder
 from pipeline.stage2 import artifact
 from pipeline.stage2.model import MaskedTransformer
+from shards import SampleSet
 
 
 class Trained:
     """Raises RunError when the run has left no model, ConfigError when it is no stage-2 run.
 
-    `model` is what the run would leave, with its normalisers, where it is still training.
+    `tokenizers` are folders that a user names. `model` is what the run would leave, with its normalisers,
+    where it is still training.
     """
 
     def __init__(
         self,
         run: Path,
         device: torch.device,
+        tokenizers: Mapping[str, Path] | None = None,
         model: tuple[MaskedTransformer, dict[str, Normaliser]] | None = None,
     ):
-        self._run, self._device = run, device
+        self._run, self._device, self._given = run, device, tokenizers or {}
         self.model, self.normalisers = model or artifact.load(run / "artifact", device)
         self.layout = self.model.layout
         self._decoders: dict[str, Decoder] = {}
@@ -49,11 +56,41 @@ class Trained:
     def decoder(self, name: str) -> Decoder:
         """The stage-1 tokenizer of a modality, the same on all dates."""
         if name not in self._decoders:
-            info = self.layout.token_info.get(undated(name)[0])
+            base = undated(name)[0]
+            info = self.layout.token_info.get(base)
             if info is None:
                 raise ConfigError(f"the model of {self._run} knows no tokens of {name}")
-            self._decoders[name] = Decoder(info, self.shards, self._device)
+            self._decoders[name] = Decoder(info, self._folder(base, info), self._device)
         return self._decoders[name]
+
+    def _folder(self, name: str, info: dict[str, Any]) -> Path | None:
+        """Where the tokenizer of a modality is; None where it needs none."""
+        if name in self._given:
+            return named_tokenizer(self._given[name], info)
+        if info["artifact"] is not None:
+            return tokenizer_folder(info, self.shards)
+        if info["tokenizer"] is not None:
+            return None
+        if info["kind"] in ("coordinates", "date"):
+            raise ConfigError(
+                f"{name}: its tokens in the model of {self._run} are words of a vocabulary that was not "
+                "imported with it; leave it out of sources and targets"
+            )
+        raise ConfigError(
+            f"the model of {self._run} was imported, and its weights do not tell the tokenizer of {name}: "
+            f"write --tokenizer {name}=FOLDER (tokenizers.{name}=FOLDER), what `python -m pipeline "
+            "import-tokenizer` wrote or a run of stage 1"
+        )
+
+    def reads(self, dataset: SampleSet, name: str) -> bool:
+        """Whether a data set has tokens of a modality that are the model's."""
+        if extra_name(name) not in dataset.extras:
+            return False
+        made_by = dataset.extra_manifest(extra_name(name))["info"]["tokenizer"]
+        base = undated(name)[0]
+        info = self.layout.token_info[base]
+        folder = None if info["tokenizer"] else self._folder(base, info)
+        return made_by == (fingerprint(folder) if folder else info["tokenizer"])
 
     def sources(self, names: tuple[str, ...]) -> list[int]:
         """Streams that modalities enter by: pixels where the model takes them, else tokens."""

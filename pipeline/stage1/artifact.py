@@ -18,6 +18,7 @@ import torch
 import xxhash
 from safetensors.torch import load_file, save_file
 
+from configs import ConfigError
 from configs.registry import BandStatistics
 from configs.schema import Modality, TokenizerConfig
 from pipeline.data.transforms import Normaliser
@@ -129,6 +130,33 @@ def read_record(folder: Path) -> dict:
 def fingerprint(folder: Path) -> str:
     """Names exactly these weights with exactly this shape and these statistics."""
     return xxhash.xxh3_64_hexdigest((folder / "config.json").read_bytes())
+
+
+def named_tokenizer(path: Path, info: dict[str, Any]) -> Path:
+    """The artifact in a folder that a user names (of a run, or itself), checked against a model's tokens.
+
+    Raises RunError where there is none, ConfigError where it is one of other tokens.
+    """
+    folder = path / "artifact" if (path / "artifact").is_dir() else path
+    record, name = read_record(folder), info["modality"]
+    if "vocabulary" in record:
+        found = ("text", len(json.loads(record["vocabulary"])), None)
+        expected = (info["kind"], info["vocab_size"], None)
+    else:
+        config = TokenizerConfig.model_validate(record["tokenizer"])
+        side = record["size_px"] // config.patch_px
+        found = (record["modality"]["name"], config.vocab_size, (side, side))
+        expected = (name, info["vocab_size"], info["grid"] and tuple(info["grid"]))
+    if found != expected:
+        raise ConfigError(
+            f"the tokenizer in {folder} is of another kind than the model's tokens of {name}: modality, "
+            f"vocabulary and grid are {found} there and {expected} in the model"
+        )
+    if info["tokenizer"] not in (None, fingerprint(folder)):
+        raise ConfigError(
+            f"the tokenizer in {folder} is not the one whose tokens of {name} the model was trained on"
+        )
+    return folder
 
 
 def tokenizer_folder(info: dict[str, Any], shards: Path) -> Path:

@@ -73,7 +73,9 @@ class SampleReader:
         self.part_names = [_part_name(s) for s in layout.streams]
         # A sample whose parts are all absent has nothing to learn from.
         has = np.zeros(dataset.num_samples, dtype=bool)
-        for name in {self.part_names[i] for i in layout.targets}:
+        known = {*dataset.modalities, *dataset.extras}
+        # Tokens that a data set lacks altogether are absent from each of its samples.
+        for name in {self.part_names[i] for i in layout.targets} & known:
             has |= dataset.present(name)
         self.usable = has
 

@@ -233,12 +233,10 @@ def test_expected_class_maps_are_of_the_most_likely_codes(tmp_path):
     from tests.pipeline.test_scene import save_tokenizer
 
     torch.manual_seed(0)
-    decoders = {
-        name: Decoder(
-            save_tokenizer(name, tmp_path / name), tmp_path / "shards", torch.device("cpu")
-        )
-        for name in ("LULC", "DEM")
-    }
+    decoders = {}
+    for name in ("LULC", "DEM"):
+        info = save_tokenizer(name, tmp_path / name)
+        decoders[name] = Decoder(info, tmp_path / name / "artifact", torch.device("cpu"))
     p = torch.zeros(9, 9)
     p[:, 0], p[:, 8] = 0.55, 0.45
     for name, decoder in decoders.items():

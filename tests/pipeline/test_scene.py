@@ -158,7 +158,7 @@ def test_what_cannot_be_a_source_is_told(run, s2, tmp_path):
     tiny = write_tif(tmp_path / "tiny.tif", s2[:, :20])
     with pytest.raises(ConfigError, match="smaller than a window"):
         generate(asked(run, tmp_path / "d", inputs={"S2L2A": tiny}))
-    with pytest.raises(ConfigError, match="unknown modality 'LUCL'"):
+    with pytest.raises(ConfigError, match="the model generates DEM, LULC; did you mean LULC"):
         generate(asked(run, tmp_path / "e", inputs={"S2L2A": here}, target=["LUCL"]))
     with pytest.raises(ConfigError, match="target S1GRD: the model generates DEM, LULC"):
         generate(asked(run, tmp_path / "f", inputs={"S2L2A": here}, target=["S1GRD"]))

@@ -46,13 +46,13 @@ def embedding(side: str, name: str, count: int, part: str, rows: int) -> Shapes:
         yield f"{stem}.to_logits.weight", (rows, WIDTH)
 
 
-def published(*names: str) -> dict[str, Tensor]:
+def published(*names: str, codes: int = 11) -> dict[str, Tensor]:
     """A state dict of one block on either side, S2L2A pixels, and tokens of the names."""
     shapes = dict(embedding("encoder", "untok_sen2l2a@224", GRID**2, "proj", 12 * 16**2))
     for name in ("tok_dem@224", "caption", *names):
-        count, codes = (GRID**2, 11) if "@" in name else (TEXT, 13)
+        count, rows = (GRID**2, codes) if "@" in name else (TEXT, 13)
         for side in ("encoder", "decoder"):
-            shapes |= dict(embedding(side, name, count, "token_emb", codes))
+            shapes |= dict(embedding(side, name, count, "token_emb", rows))
     shapes |= dict(block("encoder.0", {"attn.qkv": 3, "attn.proj": 1}))
     parts = {"self_attn.qkv": 3, "self_attn.proj": 1, "cross_attn.q": 1}
     shapes |= dict(block("decoder.0", {**parts, "cross_attn.kv": 2, "cross_attn.proj": 1}))
