@@ -10,6 +10,7 @@ decoder    one task: queries of a group, cross-attention to all encoded tokens
 model      trunk, decoders, and the training step
 loss       errors of hidden patches, and held-out scores in physical units
 objective  the same as the training loop sees it
+across     scores of each group from the others alone
 pictures   what a finished run shows: visible, reconstructed, true
 artifact   a trained model as others use it
 encoder    the trunk as a plain torch module: physical units in, features out

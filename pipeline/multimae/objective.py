@@ -1,5 +1,6 @@
 """MultiMAE as the training loop sees it."""
 
+import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,9 +18,11 @@ from pipeline.data.selection import readable, select
 from pipeline.data.transforms import Normaliser, statistics_for
 from pipeline.engine.distributed import to_device
 from pipeline.engine.evaluation import spread
+from pipeline.engine.lifecycle import write_atomic
 from pipeline.engine.objective import Critic, Remarks, Sums
 from pipeline.layers.scores import accuracy, miou
 from pipeline.multimae import artifact
+from pipeline.multimae.across import sums_from_others
 from pipeline.multimae.groups import Group, build_groups
 from pipeline.multimae.model import MultiMAE
 from pipeline.multimae.pictures import write_pictures
@@ -97,7 +100,9 @@ class MultiMAEObjective:
         }
 
     def finish(self, folder: Path) -> None:
-        """Write the artifact, and pictures of a few held-out samples with the masks of evaluation."""
+        """Write the artifact, pictures of a few held-out samples with the masks of evaluation, and scores of
+        each group from the others alone.
+        """
         about = artifact.Described(self.table, self.config.multimae, self.rows, self.normalisers)
         artifact.save(self.model.state_dict(), about, folder / "artifact")
         # A model of its own: under ZeRO-3 each use of the trained one is a matter of all ranks.
@@ -114,6 +119,15 @@ class MultiMAEObjective:
             keys, samples = zip(*found, strict=True)
             batch = to_device(self.collate(list(samples)), device)
             write_pictures(model, about, batch, keys, folder)
+        judged = spread(self.eval_indices, self.config.engine.eval_samples)
+        windows = list(
+            readable(judged, lambda i: (i, self.held_out.sample(i, np.random.default_rng(i))))
+        )
+        sums = sums_from_others(model, self.masking, windows, self.collate)
+        scores = {
+            g.name: self._scores(g, sums[g.name]) for g in self.table.groups if g.name in sums
+        }
+        write_atomic(folder / "scores.json", json.dumps({"from_others": scores}, indent=1))
 
     def _masked(self, reader: PixelReader, index: int, rng: np.random.Generator) -> Masked:
         pixels = reader.sample(index, rng)

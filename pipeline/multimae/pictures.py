@@ -123,11 +123,18 @@ def _pictures(
     arrays: Mapping[str, np.ndarray], group: Group, row: Modality, r: int
 ) -> Iterator[np.ndarray]:
     """RGB of what was seen, what was made of it, and the truth, on one colour stretch."""
-    truth, made = arrays[f"truth/{group.name}"][r], arrays[f"made/{group.name}"][r]
+    truth, made, seen = (arrays[f"{what}/{group.name}"][r] for what in ("truth", "made", "seen"))
     true_rgb, made_rgb = render_maps([truth, made], row)
-    yield np.where(arrays[f"seen/{group.name}"][r][..., None], true_rgb, np.uint8(_GREY))
+    yield visible_picture(truth, made, seen, row)
     yield made_rgb
     yield true_rgb
+
+
+def visible_picture(
+    truth: np.ndarray, made: np.ndarray, seen: np.ndarray, row: Modality
+) -> np.ndarray:
+    """RGB [H, W, 3] of what was seen, on the colours that truth and reconstruction share."""
+    return np.where(seen[..., None], render_maps([truth, made], row)[0], np.uint8(_GREY))
 
 
 def _stored(group: Group, own: Patches, values: Tensor, about: Described) -> np.ndarray:

@@ -50,6 +50,7 @@ class Found:
     dataset: Dataset | None = None
     stage1: dict[str, TrainingRun] = field(default_factory=dict)
     stage2: TrainingRun | None = None
+    multimae: TrainingRun | None = None
     generations: list[Generation] = field(default_factory=list)
     shards_config: Record = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
@@ -69,7 +70,8 @@ class Found:
     def runs(self) -> list[TrainingRun]:
         compared = [c.run for c in self.comparison.runs] if self.comparison else []
         compared += [m.run for m in self.models.runs] if self.models else []
-        return [*self.stage1.values(), *([self.stage2] if self.stage2 else []), *compared]
+        models = [run for run in (self.stage2, self.multimae) if run is not None]
+        return [*self.stage1.values(), *models, *compared]
 
     def modality(self, name: str) -> Modality | None:
         """The row the shards were made with, else today's registry row; None for a foreign name."""
@@ -88,7 +90,7 @@ def collect(folder: Path) -> Found:
     if (folder / "manifest.json").is_file():
         found.single = "shards"
         found.dataset = _dataset(folder, found.notes)
-    elif kind in ("stage1", "stage2", "fusion", "generate"):
+    elif kind in ("stage1", "stage2", "fusion", "multimae", "generate"):
         found.single = kind
         _add_single(found, config)
     elif plan.get("kind") == "comparison":
@@ -109,6 +111,8 @@ def _add_single(found: Found, config: Record) -> None:
         found.generations = [read_generation(found.folder, found.notes)]
     elif found.single in ("stage2", "fusion"):
         found.stage2 = read_run(found.folder, found.notes)
+    elif found.single == "multimae":
+        found.multimae = read_run(found.folder, found.notes)
     else:
         found.stage1 = {str(config.get("modality")): read_run(found.folder, found.notes)}
 

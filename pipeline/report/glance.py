@@ -15,6 +15,7 @@ _SINGLE = {
     "stage1": "The tokenizer of one modality.",
     "stage2": "A masked multi-modal transformer.",
     "fusion": "A model that fuses modalities late.",
+    "multimae": "A multi-modal masked autoencoder.",
     "generate": "Maps generated for held-out samples.",
 }
 Fact = tuple[str, str, str]

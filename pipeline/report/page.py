@@ -27,6 +27,7 @@ from pipeline.report.models_table import (
     print_models,
     probes_section,
 )
+from pipeline.report.multimae import multimae_section
 from pipeline.report.pictures import Painter
 from pipeline.report.provenance import provenance_section
 from pipeline.report.samples import samples_section
@@ -65,11 +66,13 @@ _OF_MODELS = {
     "samples": "Samples",
     "provenance": "Provenance",
 }
+_ALONE = {"multimae": "MultiMAE"}
 _OF_SINGLE = {
     "shards": ("samples", "provenance"),
     "stage1": ("stage1", "curves", "provenance"),
     "stage2": ("stage2", "provenance"),
     "fusion": ("stage2", "provenance"),
+    "multimae": ("multimae", "provenance"),
     "generate": ("generated", "scores", "provenance"),
 }
 
@@ -120,7 +123,8 @@ def _fitting(found: Found) -> str:
 def _page(found: Found, painter: Painter) -> str:
     words = _OF_COMPARISON if found.comparison else _OF_MODELS if found.models else _SECTIONS
     names = _OF_SINGLE.get(found.single, tuple(words))
-    links = [tag("li", tag("a", words[name], href=f"#{name}")) for name in names]
+    titles = words | _ALONE
+    links = [tag("li", tag("a", titles[name], href=f"#{name}")) for name in names]
     head = tag(
         "head",
         tag("meta", charset="utf-8"),
@@ -161,6 +165,8 @@ def _section(name: str, found: Found, painter: Painter) -> Markup:
             return limits_section(found)
         case "stage2":
             return stage2_section(found, painter)
+        case "multimae":
+            return multimae_section(found, painter)
         case "samples":
             return samples_section(found, painter)
     return provenance_section(found)

@@ -36,8 +36,9 @@ class TrainingRun:
         if self.title:
             return self.title
         modality = self.config.get("modality")
-        if self.config.get("kind") == "fusion":
-            return "late fusion"
+        words = {"fusion": "late fusion", "multimae": "MultiMAE"}
+        if name := words.get(str(self.config.get("kind"))):
+            return name
         return f"stage 1 {modality}" if modality else "stage 2"
 
     @property
