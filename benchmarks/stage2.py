@@ -15,17 +15,17 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # started as a file, not as a module
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from benchmarks._products import faster_type, product_limit, seconds, synchronise
+from benchmarks._clock import StepClock, remove
+from benchmarks._products import faster_type, product_limit, seconds
 from configs.schema import EngineConfig, MaskedConfig
 from configs.schema.transformer import SHAPES
 from pipeline.data.views import Views
@@ -128,69 +128,17 @@ class Arm:
             generate_tokens(model, given, list(range(len(given))), target, Sampling(rounds, 1.0, 0))
 
 
-class Breakdown:
-    """Seconds per part of a training step, forward and backward together.
-
-    A clock stands where one part hands over to the next: forward at the modules' hooks, backward where
-    the gradient of what was handed over arrives.
-    """
-
-    def __init__(self, arm: Arm):
-        self.device, self.marks = arm.world.device, list[tuple[str, float]]()
-        model: Any = arm.model
-        self._handles = [
-            model.encoder[0].register_forward_pre_hook(
-                self._at("embed", lambda given, _: given[0], "encode")
-            ),
-            model.decoder[0].register_forward_pre_hook(
-                self._at("encode", lambda given, _: given[1], "decode")
-            ),
-            model.decoder_norm.register_forward_hook(
-                lambda module, given, output: self._at("decode", lambda *_: output, "head")(
-                    module, given
-                )
-            ),
-        ]
-
-    def _at(
-        self, ended: str, handed: Callable[[tuple[Tensor, ...], Any], Tensor], next_part: str
-    ) -> Any:
-        def hook(_: nn.Module, given: tuple[Tensor, ...]) -> None:
-            self._mark(ended)
-            handed(given, None).register_hook(lambda _: self._mark(next_part))
-
-        return hook
-
-    def _mark(self, ended: str) -> None:
-        synchronise(self.device)
-        self.marks.append((ended, time.perf_counter()))
-
-    def step(self, arm: Arm) -> dict[str, float]:
-        """One training step, taken apart."""
-        self.marks.clear()
-        self._mark("start")
-        arm.engine.forward_backward(arm.batch)
-        self._mark("embed")
-        arm.engine.step(1.0)
-        self._mark("optimizer")
-        parts: dict[str, float] = {}
-        for (_, began), (name, ended) in zip(self.marks[:-1], self.marks[1:], strict=True):
-            parts[name] = parts.get(name, 0.0) + ended - began
-        return parts
-
-    def close(self) -> None:
-        for handle in self._handles:
-            handle.remove()
-
-
 def breakdown(arm: Arm, rounds: int) -> dict[str, float]:
     """Each part's share of a step, by the medians of several."""
-    clock = Breakdown(arm)
-    steps = [clock.step(arm) for _ in range(rounds)]
-    clock.close()
-    medians = {name: statistics.median(s[name] for s in steps) for name in steps[0]}
-    total = sum(medians.values())
-    return {name: value / total for name, value in medians.items()}
+    clock, model = StepClock(arm.world.device, "embed"), cast(MaskedTransformer, arm.model)
+    handles = [
+        model.encoder[0].register_forward_pre_hook(clock.before("embed", "encode")),
+        model.decoder[0].register_forward_pre_hook(clock.before("encode", "decode", 1)),
+        model.decoder_norm.register_forward_hook(clock.after("decode", "head")),
+    ]
+    shares = clock.shares(arm.engine, arm.batch, rounds)
+    remove(handles)
+    return shares
 
 
 def masking_us(arm: Arm, rounds: int = 2000) -> float:

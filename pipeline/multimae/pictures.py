@@ -77,14 +77,14 @@ def shown_groups(table: GroupTable) -> list[Group]:
 
 
 def row_of(group: Group, row: Modality) -> Modality:
-    """The registry's row as if the modality had the group's bands alone."""
+    """The registry's row as if the group were a modality."""
     bands = tuple(row.bands[b] for b in group.bands)
     shown = row.display.bands
     if not shown or not set(shown) <= set(bands):
         # The longest wavelength in red, as people know it.
         shown = tuple(sorted(bands, key=row.bands.index, reverse=True))[:3]
     display = row.display.model_copy(update={"bands": shown})
-    return row.model_copy(update={"bands": bands, "display": display})
+    return row.model_copy(update={"name": group.name, "bands": bands, "display": display})
 
 
 def draw_sheet(
