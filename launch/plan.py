@@ -1,6 +1,7 @@
 """A run as data: steps, where each leaves its output, and what it waits for.
 
     shards -> stage1/<MODALITY> ... -> tokenize -> stage2 -> generate/<NAME> ... -> report
+           -> multimae, where the experiment has one                             ->
 
 Stage-1 steps are independent of one another, so are the generate steps; comparisons have plans of their
 own, of tokenizers in `launch.comparison` and of models in `launch.models`. Planning loads every
@@ -57,6 +58,13 @@ def _chain(experiment: ExperimentConfig) -> Iterator[Step]:
     check_tokens(tokens, stage2)
     yield stage2
 
+    beside = ()
+    if experiment.multimae is not None:
+        fixed = {"out": out / "multimae", **view}
+        own, after = experiment.multimae, ("shards",)
+        yield make_part(experiment, "multimae", What.multimae, own, fixed, after=after)
+        beside = ("multimae",)
+
     last = []
     for name, task in experiment.generate.items():
         fixed = {"run": stage2.out, "out": out / "generate" / name, **view}
@@ -65,4 +73,4 @@ def _chain(experiment: ExperimentConfig) -> Iterator[Step]:
         last.append(f"generate/{name}")
         yield make_part(experiment, last[-1], What.generate, task, fixed, after=("stage2",))
 
-    yield make_report(experiment, tuple(last) or ("stage2",))
+    yield make_report(experiment, (tuple(last) or ("stage2",)) + beside)

@@ -40,10 +40,14 @@ class TokenChain(Frozen):
 
 
 class ExperimentConfig(TokenChain):
-    """The whole chain; every output lies under `out`, so that it can be found again and resumed."""
+    """The whole chain; every output lies under `out`, so that it can be found again and resumed.
+
+    `multimae`, where it is given, is trained on the same shards beside it.
+    """
 
     kind: Literal["experiment"]
     stage2: StepConfig
+    multimae: StepConfig | None = None
     generate: dict[str, GenerateStep] = {}
 
 

@@ -138,6 +138,8 @@ def _add_experiment(found: Found) -> None:
     found.stage1 = {name: stage1[name] for name in in_registry_order(known)}
     if (folder / "stage2").is_dir():
         found.stage2 = read_run(folder / "stage2", notes)
+    if (folder / "multimae").is_dir():
+        found.multimae = read_run(folder / "multimae", notes)
     tasks = [read_generation(p, notes) for p in _folders(folder / "generate")]
     found.generations = sorted(tasks, key=lambda task: _place(task.source))
 

@@ -46,6 +46,8 @@ def _sentence(found: Found) -> str:
         parts.append(numbers.counted(len(found.stage1), "tokenizer"))
     if found.stage2:
         parts.append("a masked transformer over all their tokens")
+    if found.multimae:
+        parts.append("a masked autoencoder of their pixels")
     if found.generations:
         sources = " and ".join(" + ".join(task.source) or task.name for task in found.generations)
         parts.append(f"other modalities generated from {sources} on held-out samples")

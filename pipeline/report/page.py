@@ -1,6 +1,7 @@
 """`python -m pipeline report FOLDER`: one HTML file that needs nothing else, and the score table.
 
-Sections, in order: what was run, generated maps, scores, stage 1, curves, stage 2, samples, provenance;
+Sections, in order: what was run, generated maps, scores, stage 1, curves, stage 2, MultiMAE where there
+is one, samples, provenance;
 of a comparison of tokenizers: what was run, scores, curves, reconstructions, what it shows, samples,
 provenance; of models: scores, missing inputs, probes, curves, what it shows, stage 1, samples, provenance.
 A part that is missing or unfinished is named in its place. Pictures travel inside the file; when it would
@@ -45,6 +46,7 @@ _SECTIONS = {
     "stage1": "Stage 1",
     "curves": "Loss curves",
     "stage2": "Stage 2",
+    "multimae": "MultiMAE",
     "samples": "Samples",
     "provenance": "Provenance",
 }
@@ -66,7 +68,6 @@ _OF_MODELS = {
     "samples": "Samples",
     "provenance": "Provenance",
 }
-_ALONE = {"multimae": "MultiMAE"}
 _OF_SINGLE = {
     "shards": ("samples", "provenance"),
     "stage1": ("stage1", "curves", "provenance"),
@@ -123,8 +124,9 @@ def _fitting(found: Found) -> str:
 def _page(found: Found, painter: Painter) -> str:
     words = _OF_COMPARISON if found.comparison else _OF_MODELS if found.models else _SECTIONS
     names = _OF_SINGLE.get(found.single, tuple(words))
-    titles = words | _ALONE
-    links = [tag("li", tag("a", titles[name], href=f"#{name}")) for name in names]
+    if found.multimae is None:
+        names = [name for name in names if name != "multimae"]
+    links = [tag("li", tag("a", words[name], href=f"#{name}")) for name in names]
     head = tag(
         "head",
         tag("meta", charset="utf-8"),

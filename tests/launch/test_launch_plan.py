@@ -44,6 +44,17 @@ def test_stage1_steps_wait_for_the_shards_only_and_tokenize_for_all_of_them() ->
     assert steps["generate/from-S1GRD"].after == ("stage2",)
 
 
+def test_a_masked_autoencoder_is_trained_beside_the_chain_where_it_is_asked_for() -> None:
+    changes = ["multimae.config=configs/multimae/small.yaml", "out=runs/both"]
+    steps = by_name(plan_steps(What.all, DEMO, changes))
+    assert steps["multimae"].after == ("shards",)
+    assert steps["multimae"].out == Path("runs/both/multimae")
+    assert "data.shards=runs/both/shards" in steps["multimae"].args
+    assert set(steps["report"].after) == {"generate/from-S2L2A", "generate/from-S1GRD", "multimae"}
+    (alone,) = plan_steps(What.multimae, "configs/multimae/small.yaml")
+    assert alone.markers == (Path("runs/multimae-small/DONE"),)
+
+
 def test_every_output_lies_below_the_experiment() -> None:
     out = Path("runs/elsewhere")
     steps = plan_steps(What.all, DEMO, [f"out={out}"])
