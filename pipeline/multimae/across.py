@@ -26,7 +26,7 @@ def sums_from_others(
     """Of each group the sums of `model(batch, evaluate=True)` with its patches taken from the draw.
 
     `windows` are numbered samples; masks follow from the numbers alone. As many patches are seen as
-    always, all of other groups. Samples that have nothing else are left out.
+    always, all of other groups. Samples that lack the group, or have nothing else, are left out.
     """
     device = next(model.parameters()).device
     table, found = model.table, {}
@@ -36,7 +36,8 @@ def sums_from_others(
         samples = [
             Masked(pixels, visible)
             for index, pixels in windows
-            if len(visible := _without(number, table, pixels, masking, index))
+            if group.modality in pixels.values
+            and len(visible := _without(number, table, pixels, masking, index))
         ]
         total: Sums = {}
         for start in range(0, len(samples), _BATCH):

@@ -16,9 +16,10 @@ from pipeline.data.loader import Batch
 from pipeline.data.pixels import PixelReader
 from pipeline.data.selection import readable, select
 from pipeline.data.transforms import Normaliser, statistics_for
-from pipeline.engine.distributed import to_device
+from pipeline.engine.distributed import env_rank, to_device
 from pipeline.engine.evaluation import spread
 from pipeline.engine.lifecycle import write_atomic
+from pipeline.engine.metrics import say
 from pipeline.engine.objective import Critic, Remarks, Sums
 from pipeline.layers.scores import accuracy, miou
 from pipeline.multimae import artifact
@@ -59,7 +60,9 @@ class MultiMAEObjective:
         statistics = {n: v.statistics for n, v in self.normalisers.items()}
         self.model: nn.Module = MultiMAE(self.table, config.multimae, statistics)
         if config.multimae.init_vit is not None:
-            start_from(self.model, config.multimae.init_vit)
+            taken = start_from(self.model, config.multimae.init_vit)
+            if env_rank() == 0:
+                say(f"{'multimae':<18} from {config.multimae.init_vit}: {taken}")
         self.critic: Critic | None = None
         self.tokens_per_sample = self.table.num_places
 

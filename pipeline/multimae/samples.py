@@ -3,7 +3,7 @@
 A batch has, for B samples of which each sees at most n patches, what `PixelReader.collate` makes, and
 
     where [B, n]       rows of the table of places, ascending, group by group
-    real [B, n]        which of them are no padding; left out where none is
+    real [B, n]        which of them may be attended to, as they are no padding; left out where all may
     hidden/G [B', N]   of each group G, which of its N patches are there and not seen
     rows/G [B']        the samples that have it
     seen/G [P]         the places among B x n of its P seen patches
@@ -81,13 +81,15 @@ def collate(samples: Sequence[Masked], reader: PixelReader, table: GroupTable) -
     """Samples -> one batch; see the module's docstring."""
     batch = reader.collate([s.pixels for s in samples])
     lengths = np.array([len(s.visible) for s in samples])
-    n = int(lengths.max())
+    n = max(1, int(lengths.max()))
     real = np.arange(n) < lengths[:, None]
     where = np.zeros((len(samples), n), np.int64)
     where[real] = np.concatenate([s.visible for s in samples])
     batch["where"] = torch.from_numpy(where)
-    if not real.all():
-        batch["real"] = torch.from_numpy(real)
+    # One that sees nothing attends to its padding: attention to nothing at all is no number.
+    attended = real | (np.arange(n) == 0) & (lengths == 0)[:, None]
+    if not attended.all():
+        batch["real"] = torch.from_numpy(attended)
     present = batch[PRESENT].numpy()
     for group in table.groups:
         rows = np.flatnonzero(present[:, reader.names.index(group.modality)])

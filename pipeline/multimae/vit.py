@@ -24,11 +24,17 @@ _SHARED = ("encoder.", "blocks."), ("encoder_norm.", "norm.")
 
 
 class Taken(NamedTuple):
-    """What of a ViT found its place: numbers of tensors, and names of those that did not."""
+    """What of a ViT found its place: how many tensors of blocks, in which groups its patch projection; and
+    the names of what did not.
+    """
 
     blocks: int
     patches: tuple[str, ...]
     left: tuple[str, ...]
+
+    def __str__(self) -> str:
+        fitting, left = (", ".join(names) or "none" for names in (self.patches, self.left))
+        return f"{self.blocks} tensors of blocks; patches of {fitting}; left behind: {left}"
 
 
 def to_vit(trunk: Trunk, name: str) -> dict[str, Tensor]:

@@ -8,9 +8,11 @@ import torch.nn.functional as F
 from configs import ConfigError
 from configs.schema import GroupConfig
 from pipeline.layers.patches import patchify
+from pipeline.multimae.across import sums_from_others
 from pipeline.multimae.groups import GroupTable, build_groups
 from pipeline.multimae.loss import likeliest
 from pipeline.multimae.patches import cut_patches, normed, robust_statistics
+from pipeline.multimae.samples import Masking
 from tests.pipeline.multimae_twin import GROUPS, ROWS, batch, config, masked, model, table
 
 EVERYTHING = {"rgb": [0, 3, 9], "swir": [1], "radar": [2], "elevation": [0, 5, 7], "cover": [15]}
@@ -184,6 +186,22 @@ def test_padding_changes_nothing() -> None:
     torch.testing.assert_close(net(alone).loss[0], net(beside).loss[0])
 
 
+def test_a_sample_without_a_valid_pixel_teaches_nothing_and_spoils_nothing() -> None:
+    net, groups = model(num_global_tokens=0, uncertainty=True), table()
+    empty = masked(np.random.default_rng(6), groups, {"radar": [], "cover": []}, invalid=1.1)
+    for samples in ([empty], [empty, mixed(groups)[3]]):
+        loss = net(batch(samples, groups)).loss
+        assert loss[0].item() == 0
+        net.zero_grad()
+        loss.sum().backward()
+        assert all(torch.isfinite(p.grad).all() for p in net.parameters() if p.grad is not None)
+    together = [p.grad.clone() for p in net.parameters() if p.grad is not None]
+    net.zero_grad()
+    net(batch([mixed(groups)[3]], groups)).loss.sum().backward()
+    alone = [p.grad for p in net.parameters()]
+    torch.testing.assert_close(together, alone, atol=1e-6, rtol=1e-5)
+
+
 def test_class_maps_keep_the_pixel_in_the_middle_and_no_class_is_invented() -> None:
     group = table().groups[-1]
     x = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16)
@@ -249,3 +267,28 @@ def test_held_out_errors_are_in_physical_units_beside_the_mean_as_a_guess() -> N
     guess = (truths.double() * 200).abs().sum()
     torch.testing.assert_close(sums["guess_absolute/elevation"].sum(), guess, rtol=1e-5, atol=0)
     assert float(sums["confusion/cover"].sum()) == 15 * 2 * 2
+
+
+def test_a_group_from_the_others_alone_is_asked_for_whole() -> None:
+    net, groups = model(), table()
+    windows = [(i, s.pixels) for i, s in enumerate(mixed(groups))]
+    given = []
+
+    def keep(samples):
+        given.extend(samples)
+        return batch(samples, groups)
+
+    found = sums_from_others(net, Masking(config(), groups), windows, keep)
+    assert found.keys() == {"rgb", "swir", "radar", "elevation", "cover"}
+    # Land cover is all that the third sample has: there is nothing to tell it from.
+    assert found["cover"]["count"] == 1
+    valid = sum(int(p.valid["DEM"].sum()) for _, p in windows if "DEM" in p.valid)
+    assert found["elevation"]["pixels/elevation"] == valid
+    by_name = {g.name: g for g in groups.groups}
+    asked = iter(given)
+    for name, sums in found.items():
+        for _ in range(int(sums["count"])):
+            visible = next(asked).visible
+            places = by_name[name].places
+            assert len(visible)
+            assert not np.any((visible >= places.start) & (visible < places.stop))
