@@ -20,6 +20,7 @@ from configs.schema import (
     RunConfig,
     Stage1Config,
     TokenizeConfig,
+    TransferConfig,
 )
 from pipeline import exchange
 from pipeline.console import exit_with, tell
@@ -117,6 +118,22 @@ def evaluate(config: ConfigOption, overrides: Overrides = None) -> None:
 
     def run() -> int:
         from pipeline.evaluate.run import evaluate as work
+
+        return work(loaded)
+
+    exit_with(run)
+
+
+@app.command()
+def transfer(config: ConfigOption, overrides: Overrides = None) -> None:
+    """Judge a backbone on labels: kNN, linear probes, fine-tuning; with inputs missing, with few labels."""
+    loaded = cast(TransferConfig, load_config(config, overrides or (), kind="transfer"))
+    if _finished(loaded.out / "scores.json", loaded):
+        tell(f"transfer           already done: {loaded.out}")
+        return
+
+    def run() -> int:
+        from pipeline.transfer.run import transfer as work
 
         return work(loaded)
 

@@ -1,0 +1,164 @@
+"""Images of a data set as a backbone wants them: bands by name, statistics, size.
+
+    S2L1C of 13 bands -> (modality_map) -> S2L2A of 12: B10 is left out, a band that is missing is the mean
+
+A band that the data lacks is filled with the mean the backbone was trained with, which is zero once it is
+standardised. A modality that is missing is never filled: it has a presence bit.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from configs import ConfigError
+from configs.registry import BandStatistics
+from configs.schema import Modality
+from pipeline.transfer.backbone import Intake
+
+_NUMBERED = re.compile(r"(?:B?0*)(\d+A?)(?: - .*)?", re.IGNORECASE)
+
+
+def band_key(name: str) -> str:
+    """What `B08`, `B8`, `8` and GEO-Bench's `08 - NIR` call alike; other names without their case."""
+    match = _NUMBERED.fullmatch(name.strip())
+    return match[1].upper() if match else name.strip().lower()
+
+
+class BandMap(NamedTuple):
+    """Where each band of a backbone comes from: the data's channel, or -1 where it has none."""
+
+    source: tuple[int, ...]
+    missing: tuple[str, ...]
+    extra: tuple[str, ...]
+
+
+def map_bands(have: tuple[str, ...], want: tuple[str, ...]) -> BandMap:
+    """By name, whatever the order. Raises ConfigError where no band is common, or a name is there twice."""
+    places: dict[str, int] = {}
+    for i, name in enumerate(have):
+        if band_key(name) in places:
+            raise ConfigError(f"bands {have[places[band_key(name)]]} and {name} have the same name")
+        places[band_key(name)] = i
+    source = tuple(places.get(band_key(name), -1) for name in want)
+    if max(source) < 0:
+        raise ConfigError(
+            f"no band in common: the data has {', '.join(have)}; the backbone takes {', '.join(want)}: "
+            "name the data's bands as the backbone does, or map the modality to another one"
+        )
+    used = set(source)
+    return BandMap(
+        source,
+        tuple(name for name, i in zip(want, source, strict=True) if i < 0),
+        tuple(name for i, name in enumerate(have) if i not in used),
+    )
+
+
+class Adapter:
+    """One modality of the data as one of a backbone.
+
+    With `statistics` of the data each band is shifted and scaled to have the backbone's.
+    """
+
+    def __init__(self, row: Modality, intake: Intake, statistics: BandStatistics | None):
+        assert row.gsd_m is not None
+        self.row, self.intake, self.statistics = row, intake, statistics
+        try:
+            self.bands = map_bands(row.bands, intake.bands)
+        except ConfigError as error:
+            raise ConfigError(f"{row.name}: {error}") from error
+        self._mean = torch.tensor(intake.mean).view(-1, 1, 1)
+        self._scale: Tensor | None = None
+        if statistics is not None:
+            found = [i for i in self.bands.source if i >= 0]
+            self._shift = torch.tensor([statistics.mean[i] for i in found]).view(-1, 1, 1)
+            std = torch.tensor([statistics.std[i] for i in found]).clamp(min=1e-6).view(-1, 1, 1)
+            self._scale = torch.tensor(intake.std).view(-1, 1, 1)[self._known()] / std
+
+    def note(self) -> str:
+        """What does not fit, for a person; empty where all bands do."""
+        parts = []
+        if self.bands.missing:
+            parts.append(f"{', '.join(self.bands.missing)} missing (filled with the mean)")
+        if self.bands.extra:
+            parts.append(f"{', '.join(self.bands.extra)} left out")
+        return "; ".join(parts)
+
+    def size(self, window_m: tuple[float, float]) -> tuple[int, int]:
+        """Rows and columns of pixels of the backbone over a ground."""
+        height, width = (round(m / self.intake.gsd_m) for m in window_m)
+        return height, width
+
+    def __call__(self, part: np.ndarray, window_m: tuple[float, float]) -> Tensor:
+        """[C, H, W] of the data -> float32 [C', h, w] of the backbone; NaN where nothing was measured."""
+        x = torch.from_numpy(np.ascontiguousarray(part, dtype=np.float32))
+        valid = torch.isfinite(x)
+        nodata = self.row.nodata
+        if nodata is not None and np.isfinite(nodata):
+            valid &= x != nodata
+        known = self._known()
+        source = torch.tensor([i for i in self.bands.source if i >= 0])
+        x, measured = x[source], valid[source].all(0)
+        if self._scale is not None:
+            x = (x - self._shift) * self._scale + self._mean[known]
+        y = self._mean.expand(-1, *x.shape[1:]).clone()
+        y[known] = torch.where(measured, x, self._mean[known])
+        size = self.size(window_m)
+        if y.shape[1:] != size:
+            # Pixels without a measurement are the mean while neighbours are averaged, and marked after.
+            smaller = size[0] < y.shape[1] or size[1] < y.shape[2]
+            y = F.interpolate(
+                y[None], size, mode="bilinear", align_corners=False, antialias=smaller
+            )[0]
+            measured = F.interpolate(measured[None, None].float(), size, mode="nearest-exact")[0, 0]
+        return y.masked_fill(~measured.bool(), torch.nan)
+
+    def _known(self) -> Tensor:
+        return torch.tensor([i >= 0 for i in self.bands.source])
+
+
+def band_statistics(row: Modality, parts: "list[np.ndarray]") -> BandStatistics:
+    """Mean and deviation per band over what was measured. Raises ConfigError where nothing was."""
+    count = np.zeros(row.num_bands)
+    first, second = np.zeros(row.num_bands), np.zeros(row.num_bands)
+    for part in parts:
+        x = part.astype(np.float64)
+        valid = np.isfinite(x)
+        if row.nodata is not None and np.isfinite(row.nodata):
+            valid &= x != row.nodata
+        x = np.where(valid, x, 0.0)
+        count += valid.sum((1, 2))
+        first += x.sum((1, 2))
+        second += (x**2).sum((1, 2))
+    if not count.all():
+        raise ConfigError(f"{row.name}: no training sample has a measurement in every band")
+    mean = first / count
+    std = np.sqrt(np.maximum(second / count - mean**2, 0.0))
+    return BandStatistics(tuple(mean.tolist()), tuple(std.tolist()))
+
+
+def intake_of(row: Modality, statistics: BandStatistics) -> Intake:
+    """A modality as a backbone without modalities of its own takes it: as it is."""
+    assert row.gsd_m is not None
+    assert row.patch_px is not None
+    return Intake(row.bands, *statistics, row.gsd_m, row.patch_px)
+
+
+def mapped(rows: Mapping[str, Modality], modality_map: Mapping[str, str]) -> dict[str, str]:
+    """{modality of the data: that of the backbone}. Raises ConfigError where two become one."""
+    if stray := set(modality_map) - set(rows):
+        raise ConfigError(
+            f"modality_map names {', '.join(sorted(stray))}; the data has {', '.join(rows)}"
+        )
+    found = {name: modality_map.get(name, name) for name in rows}
+    for name in found.values():
+        twice = [own for own, theirs in found.items() if theirs == name]
+        if len(twice) > 1 and any(own in modality_map for own in twice):
+            raise ConfigError(
+                f"modality_map makes {' and '.join(twice)} both {name}; name in `inputs` the one to take"
+            )
+    return found

@@ -1,0 +1,203 @@
+"""The models of this project as backbones: encoders of pixels and codes, and late fusion.
+
+A modality that a model takes only as tokens goes through its stage-1 tokenizer, which stays frozen:
+codes carry no gradient.
+
+Shapes: B batch, N tokens, D width, h w grid of features.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+import yaml
+from torch import Tensor
+
+from pipeline.engine.errors import RunError
+from pipeline.evaluate.subject import Subject
+from pipeline.fusion import artifact as of_fusion
+from pipeline.fusion.model import LateFusion
+from pipeline.layers.positions import grid_centres
+from pipeline.layers.standardise import Standardise
+from pipeline.stage1.artifact import ImageTokenizer, tokenizer_folder
+from pipeline.stage2.encoder import Encoder
+from pipeline.stage2.layout import Layout
+from pipeline.stage2.model import MaskedTransformer
+from pipeline.transfer.backbone import Backbone, Images, Intake
+
+
+class Codes:
+    """Images -> codes of a model's token streams, by the tokenizers that its tokens were made with."""
+
+    def __init__(self, layout: Layout, run: Path, device: torch.device):
+        shards = _shards_of(run)
+        self._tokenizers: dict[str, ImageTokenizer] = {}
+        self._standardise: dict[str, Standardise] = {}
+        for stream in map(layout.streams.__getitem__, layout.inputs):
+            info = layout.token_info.get(stream.modality)
+            if stream.kind != "map" or info is None or info["kind"] != "image":
+                continue
+            found = ImageTokenizer.from_pretrained(tokenizer_folder(info, shards), device)
+            assert found.statistics is not None
+            self._tokenizers[stream.modality] = found
+            row = found.modality
+            self._standardise[stream.modality] = Standardise(*found.statistics, row.nodata).to(
+                device
+            )
+
+    def intakes(self) -> dict[str, Intake]:
+        found = {}
+        for name, tokenizer in self._tokenizers.items():
+            row, statistics = tokenizer.modality, tokenizer.statistics
+            assert statistics is not None
+            assert row.gsd_m is not None
+            found[name] = Intake(row.bands, *statistics, row.gsd_m, tokenizer.model.patch)
+        return found
+
+    @torch.no_grad()
+    def __call__(self, name: str, image: Tensor, present: Tensor) -> Tensor:
+        """[B, C, H, W] -> codes [B, N], -1 for samples without."""
+        codes = self._tokenizers[name].model.tokenize(self._standardise[name](image))
+        return codes.masked_fill(~present[:, None], -1)
+
+
+class EncoderBackbone(Backbone):
+    """The encoder of a stage-2 model: `pipeline.stage2.encoder`, and whatever is called alike."""
+
+    def __init__(self, encoder: Encoder, codes: Codes | None, kind: str = "stage2"):
+        super().__init__()
+        self.encoder, self.kind = encoder, kind
+        self.width, self.depth = encoder.config.width, encoder.config.encoder_depth
+        self.intakes, self._codes = {}, codes
+        if codes is not None:
+            self.intakes = codes.intakes()
+            self.window_m = encoder.layout.window_m
+        self._as_codes = frozenset(self.intakes)
+        for name in map(encoder.layout.streams.__getitem__, encoder.layout.pixels):
+            statistics = cast(Any, encoder.standardise[name.modality])
+            self.intakes[name.modality] = Intake(
+                encoder.bands(name.modality),
+                tuple(statistics.mean.flatten().tolist()),
+                tuple(statistics.std.flatten().tolist()),
+                name.patch_m / name.patch_px,
+                name.patch_px,
+            )
+
+    def forward(
+        self, images: Images, present: Mapping[str, Tensor], layers: Sequence[int]
+    ) -> list[Tensor]:
+        given = {}
+        for name, image in images.items():
+            if name in self._as_codes:
+                assert self._codes is not None
+                given[name] = self._codes(name, image, present[name])
+            else:
+                given[name] = image
+        features = self.encoder(given, layers, "mean", present)
+        h, w = self.grid(images)
+        return [cast(Tensor, f).transpose(1, 2).unflatten(2, (h, w)) for f in features]
+
+    def level(self, parameter: str) -> int:
+        part, _, rest = parameter.removeprefix("encoder.").partition(".")
+        if part == "encoder":
+            return int(rest.partition(".")[0]) + 1
+        return self.depth + 1 if part == "encoder_norm" else 0
+
+
+class FusionBackbone(Backbone):
+    """Late fusion: what all streams say together around each place of its tokenizers' grid.
+
+    Layers are the combined vectors and what each of its last MLPs makes of them.
+    """
+
+    kind = "fusion"
+
+    def __init__(self, model: LateFusion, codes: Codes):
+        super().__init__()
+        self.model, self._codes = model, codes
+        self.intakes = codes.intakes()
+        self.width, self.depth = model.masked.width, len(model.mlps) + 1
+        self.window_m = model.layout.window_m
+
+    def forward(
+        self, images: Images, present: Mapping[str, Tensor], layers: Sequence[int]
+    ) -> list[Tensor]:
+        batch = self._batch(images, present)
+        h, w = self.grid(images)
+        b, patch_m = len(batch["in_code"]), self.window_m or 0.0
+        centres = grid_centres(h, w, patch_m / h).to(batch["in_code"].device)
+        query = self.model.stream_embed.weight.new_zeros(b, h * w, self.width)
+        x = self.model.fuse(batch, centres.expand(b, -1, -1), query)
+        found = [x]
+        for mlp in self.model.mlps:
+            x = mlp(x)
+            found.append(x)
+        found[-1] = self.model.norm(x)
+        return [found[i].transpose(1, 2).unflatten(2, (h, w)) for i in layers]
+
+    def level(self, parameter: str) -> int:
+        part, _, rest = parameter.removeprefix("model.").partition(".")
+        if part == "mlps":
+            return int(rest.partition(".")[0]) + 2
+        if part in ("merge", "merge_norm", "combine"):
+            return 1
+        return self.depth + 1 if part == "norm" else 0
+
+    def _batch(self, images: Images, present: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Tokens as late fusion reads them: their codes, places and streams; -1 where there is none."""
+        layout = self.model.layout
+        codes, where, streams = [], [], []
+        for i in layout.inputs:
+            s = layout.streams[i]
+            if s.kind != "map" or s.modality not in images:
+                continue
+            found = self._codes(s.modality, images[s.modality], present[s.modality])
+            there = found >= 0
+            codes.append(torch.where(there, found + s.vocab_offset, 0))
+            places = torch.arange(found.shape[1], device=found.device) + s.position_offset
+            where.append(places.expand_as(found))
+            streams.append(torch.where(there, i, -1))
+        parts = {"in_code": codes, "in_where": where, "in_stream": streams}
+        return {name: torch.cat(part, 1) for name, part in parts.items()}
+
+
+def open_encoder(run: Path, folder: Path, device: torch.device, seed: int | None) -> Backbone:
+    """A stage-2 model; with `seed` its twin with fresh weights."""
+    encoder = Encoder.from_pretrained(folder)
+    if seed is not None:
+        with torch.random.fork_rng([]):
+            torch.manual_seed(seed)
+            fresh = MaskedTransformer(encoder.layout, encoder.config).state_dict()
+        encoder.load_state_dict({name: fresh[name] for name in encoder.state_dict()})
+    layout = encoder.layout
+    pixels = {layout.streams[i].modality for i in layout.pixels}
+    images = {
+        layout.streams[i].modality
+        for i in layout.inputs
+        if layout.token_info.get(layout.streams[i].modality, {}).get("kind") == "image"
+    }
+    codes = None
+    # Pixels are the better input where a model takes both: no tokenizer stands before them.
+    if not pixels and images:
+        codes = Codes(layout, run, device)
+    return EncoderBackbone(encoder, codes).to(device)
+
+
+def open_fusion(run: Path, folder: Path, device: torch.device, seed: int | None) -> Backbone:
+    """A late-fusion model; with `seed` its twin with fresh weights over the same frozen latents."""
+    model = of_fusion.load(folder, device)
+    if seed is not None:
+        model = cast(LateFusion, Subject("fusion", model, {}).untrained(seed).model)
+    return FusionBackbone(model, Codes(model.layout, run, device)).to(device)
+
+
+def _shards_of(run: Path) -> Path:
+    """The shard set that a run was trained on, beside which its tokenizers are told."""
+    path = run / "config.yaml"
+    if not path.is_file():
+        raise RunError(
+            f"{path} is missing: a model of tokens needs its tokenizers, and only its run says where "
+            "they are; write backbone=RUN with the folder of the run"
+        )
+    return Path(yaml.safe_load(path.read_text())["data"]["shards"])

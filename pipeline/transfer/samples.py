@@ -1,0 +1,169 @@
+"""Where labelled samples come from: our shards, GEO-Bench, class folders, a table of files.
+
+All give the same: rows that say what the parts are, splits, and parts by name as shards have them. The
+label of what is not a shard set is the row `label`.
+"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import xxhash
+
+from configs import ConfigError
+from configs.registry import BandStatistics
+from configs.schema import (
+    ClassFolders,
+    GeoBenchSourceConfig,
+    ImageTable,
+    Modality,
+    ShardLabels,
+    TaskConfig,
+)
+from pipeline.transfer.adapt import band_key
+from shards import open_dataset
+from shards.errors import SourceError
+from shards.sources.base import SampleRef
+from shards.sources.geobench import GeoBenchSource
+from shards.sources.geobench_file import LABEL
+
+SPLITS = ("train", "val", "test")
+_HELD_OUT = 0.2
+
+
+class Samples(Protocol):
+    """Labelled samples, numbered."""
+
+    @property
+    def rows(self) -> Mapping[str, Modality]: ...
+
+    @property
+    def keys(self) -> Sequence[str]: ...
+
+    @property
+    def splits(self) -> Mapping[str, np.ndarray]: ...
+
+    def read(self, i: int, names: Iterable[str]) -> dict[str, Any]:
+        """The named parts that a sample has. Raises ShardError for a damaged one."""
+        ...
+
+    def subset(self, share: float) -> np.ndarray | None:
+        """Numbers of the training samples that the benchmark itself publishes for a share of labels."""
+        ...
+
+    def statistics(self, name: str) -> BandStatistics | None:
+        """Mean and deviation per band that the data set itself publishes."""
+        ...
+
+
+def open_samples(config: TaskConfig) -> Samples:
+    """The samples a task's `data` describes. Raises ConfigError or ShardError."""
+    match config.data:
+        case ShardLabels():
+            return _Shards(config.data)
+        case GeoBenchSourceConfig():
+            return _GeoBench(config.data)
+        case ClassFolders() | ImageTable():
+            from pipeline.transfer.files import open_files
+
+            return open_files(config.data, config.type)
+
+
+def share_of(key: str) -> float:
+    """A number in [0, 1) that a key always has."""
+    return xxhash.xxh3_64_intdigest(key.encode()) / 2**64
+
+
+class _Shards:
+    def __init__(self, config: ShardLabels):
+        # Damaged shards are told when their samples are read.
+        self._dataset = open_dataset(config.shards, verify=False)
+        keys: Sequence[str] = self._dataset.keys
+        self.rows, self.keys = self._dataset.modalities, keys
+
+        def select(split: str) -> np.ndarray:
+            return self._dataset.select(split, where=config.filter)
+
+        train = select(config.train)
+        if config.val:
+            val = select(config.val)
+        else:
+            held = np.array([share_of(keys[int(i)]) < _HELD_OUT for i in train], dtype=bool)
+            train, val = train[~held], train[held]
+        self.splits = {"train": train, "val": val, "test": select(config.test)}
+        _check_apart(self.splits)
+
+    def read(self, i: int, names: Iterable[str]) -> dict[str, Any]:
+        return self._dataset.read(i, names)
+
+    def subset(self, share: float) -> np.ndarray | None:
+        return None
+
+    def statistics(self, name: str) -> BandStatistics | None:
+        return self._dataset.statistics.get(name)
+
+
+class _GeoBench:
+    """Splits as published; without `test` labels nobody has any."""
+
+    def __init__(self, config: GeoBenchSourceConfig):
+        self._config, self._source = config, GeoBenchSource(config)
+        table = self._source.listing()
+        self.rows = self._source.rows
+        if LABEL not in self.rows:
+            raise ConfigError(f"{config.path}: its samples have no label")
+        self.keys = table["key"].to_pylist()
+        split = np.array(table["split"].to_pylist())
+        there = np.array(table["num_bytes"].to_pylist()) > 0
+        self.splits = {name: np.flatnonzero((split == name) & there) for name in SPLITS}
+
+    def read(self, i: int, names: Iterable[str]) -> dict[str, Any]:
+        sample = self._source.read(SampleRef(self.keys[i], 0, i, None, None, 0))
+        return {name: sample.parts[name] for name in names if name in sample.parts}
+
+    def subset(self, share: float) -> np.ndarray | None:
+        """`0.01x_train_partition.json` and the like; None where the task has no such file."""
+        name = f"{share:.2f}x_train"
+        if not (self._config.path / f"{name}_partition.json").is_file():
+            return None
+        from shards.sources.geobench_task import read_partition
+        from shards.tar import escape_key
+
+        listed = read_partition(self._config.path / f"{name}_partition.json")["train"]
+        place = {key: i for i, key in enumerate(self.keys)}
+        found = np.array(sorted(place[k] for n in listed if (k := escape_key(n)) in place), int)
+        return np.intersect1d(found, self.splits["train"])
+
+    def statistics(self, name: str) -> BandStatistics | None:
+        """Those of band_stats.json, where it has all bands of the row. Raises SourceError."""
+        path = self._config.path / "band_stats.json"
+        if not path.is_file():
+            return None
+        try:
+            told = {
+                band_key(band): (float(values["mean"]), float(values["std"]))
+                for band, values in json.loads(path.read_text()).items()
+                if band != LABEL
+            }
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise SourceError(f"{path}: no band statistics of GEO-Bench: {error!r}") from error
+        keys = [band_key(band) for band in self.rows[name].bands]
+        if not set(keys) <= set(told):
+            return None
+        mean, std = zip(*(told[key] for key in keys), strict=True)
+        return BandStatistics(mean, std)
+
+
+def _check_apart(splits: Mapping[str, np.ndarray]) -> None:
+    """Raises ConfigError where a sample is in two splits: scores would mean nothing."""
+    for a, b in (("train", "val"), ("train", "test"), ("val", "test")):
+        both = np.intersect1d(splits[a], splits[b])
+        if len(both):
+            raise ConfigError(f"{len(both)} samples are in {a} and {b}: choose splits apart")
+
+
+def check_folder(path: Path) -> None:
+    if not path.is_dir():
+        raise SourceError(f"{path}: no such folder")

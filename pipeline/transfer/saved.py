@@ -1,0 +1,149 @@
+"""A trained model as a folder: the head, the backbone where it learned too, and what its outputs mean.
+
+FOLDER/
+  model.safetensors    weights, `head.*`, and `backbone.*` after fine-tuning
+  config.json          task, classes, bands, ground, where the backbone came from
+"""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from configs.registry import BandStatistics
+from configs.schema import InputSet, Modality, TransferConfig
+from pipeline.engine.errors import RunError
+from pipeline.engine.lifecycle import write_atomic
+from pipeline.transfer.adapt import Adapter
+from pipeline.transfer.backbone import Backbone, Intake
+from pipeline.transfer.fit import Scale
+from pipeline.transfer.heads import layers_for, make_head
+from pipeline.transfer.opening import backbone_digest, open_backbone
+from pipeline.transfer.record import Cell
+from pipeline.transfer.task import Task
+
+VERSION = 1
+
+
+class SavedModel(NamedTuple):
+    """A model ready to predict: frozen, on its device."""
+
+    backbone: Backbone
+    head: nn.Module
+    adapters: dict[str, Adapter]
+    own_names: dict[str, str]
+    layers: list[int]
+    label: Modality
+    type: str
+    values: tuple[int, ...]
+    scale: Scale
+    window_m: tuple[float, float]
+
+
+def save_model(
+    folder: Path,
+    config: TransferConfig,
+    cell: Cell,
+    task: Task,
+    head: nn.Module,
+    backbone: Backbone,
+    scale: Scale,
+    given: InputSet,
+) -> None:
+    """Write the folder; it appears under its name only when it is whole."""
+    temporary = folder.with_name(folder.name + ".tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    weights = {f"head.{n}": v for n, v in head.state_dict().items()}
+    tuned = cell.protocol == "finetune"
+    # Random twins have no other home than this folder.
+    if tuned or config.init == "random":
+        weights |= {f"backbone.{n}": v for n, v in backbone.state_dict().items()}
+    kept = {n: v.detach().cpu().contiguous() for n, v in weights.items()}
+    save_file(kept, temporary / "model.safetensors")
+    target = task.target
+    record: dict[str, Any] = {
+        "version": VERSION,
+        "backbone": config.backbone,
+        "backbone_digest": backbone_digest(config.backbone),
+        "has_backbone": tuned or config.init == "random",
+        "task": cell.task,
+        "type": target.type,
+        "head": task.config.head,
+        "label": target.row.model_dump(mode="json"),
+        "values": list(target.values) if target.row.kind == "classes" else [],
+        "num_outputs": target.num_outputs,
+        "num_doublings": getattr(head, "num_doublings", 0),
+        "scale": [scale.mean, scale.std],
+        "window_m": list(task.window_m),
+        "given": given.model_dump(mode="json"),
+        "inputs": {
+            name: {
+                "own": task.own_name(name),
+                "row": adapter.row.model_dump(mode="json"),
+                "intake": adapter.intake._asdict(),
+                "statistics": adapter.statistics and adapter.statistics._asdict(),
+            }
+            for name, adapter in task.adapters.items()
+        },
+    }
+    write_atomic(temporary / "config.json", json.dumps(record, indent=1))
+    shutil.rmtree(folder, ignore_errors=True)
+    temporary.rename(folder)
+
+
+def load_model(folder: Path, device: torch.device) -> SavedModel:
+    """Read what `save_model` wrote. Raises RunError where files are missing, or the backbone is another."""
+    path = folder / "config.json"
+    if not path.is_file():
+        raise RunError(
+            f"no trained model in {folder}; write keep_models=true for `python -m pipeline transfer`"
+        )
+    record = json.loads(path.read_text())
+    if "num_outputs" not in record:
+        raise RunError(f"{folder} is no model of a task; name a folder below OUT/models")
+    if backbone_digest(record["backbone"]) != record["backbone_digest"]:
+        raise RunError(
+            f"the backbone in {record['backbone']} is not the one that {folder} was trained with; "
+            "restore it, or train again"
+        )
+    adapters, own = {}, {}
+    for name, entry in record["inputs"].items():
+        told = entry["statistics"]
+        statistics = BandStatistics(tuple(told["mean"]), tuple(told["std"])) if told else None
+        intake = _intake(entry["intake"])
+        adapters[name] = Adapter(Modality.model_validate(entry["row"]), intake, statistics)
+        own[name] = entry["own"]
+    offered = {name: adapter.intake for name, adapter in adapters.items()}
+    weights = load_file(folder / "model.safetensors")
+    backbone = open_backbone(
+        record["backbone"], offered, device, 0 if record["has_backbone"] else None
+    )
+    label = Modality.model_validate(record["label"])
+    is_map = record["type"] in ("segmentation", "regression")
+    head = make_head(
+        record["head"], is_map=is_map, width=backbone.width, num_outputs=record["num_outputs"],
+        num_doublings=record["num_doublings"],
+    )  # fmt: skip
+    head.load_state_dict(_below(weights, "head."))
+    if record["has_backbone"]:
+        backbone.load_state_dict(_below(weights, "backbone."))
+    height, width = record["window_m"]
+    return SavedModel(
+        backbone.eval().requires_grad_(False), head.to(device).eval().requires_grad_(False),
+        adapters, own, layers_for(record["head"], backbone.depth), label, record["type"],
+        tuple(record["values"]), Scale(*record["scale"]), (height, width),
+    )  # fmt: skip
+
+
+def _below(weights: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    return {n.removeprefix(prefix): v for n, v in weights.items() if n.startswith(prefix)}
+
+
+def _intake(record: dict[str, Any]) -> Intake:
+    lists = {key: tuple(record[key]) for key in ("bands", "mean", "std")}
+    return Intake(**{**record, **lists})

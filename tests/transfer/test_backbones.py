@@ -1,0 +1,246 @@
+"""Backbones: any subset of modalities, other sizes, what is absent has no say, layers and their levels."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from configs import to_yaml
+from configs.registry import BandStatistics, modality
+from configs.schema import FusionConfig, MaskedConfig, Stage2Config, TokenizerConfig
+from pipeline.data.views import Views
+from pipeline.engine.errors import RunError
+from pipeline.fusion import artifact as of_fusion
+from pipeline.fusion.model import LateFusion
+from pipeline.stage1.artifact import ImageTokenizer, fingerprint
+from pipeline.stage1.tokenizer import Tokenizer
+from pipeline.stage2 import artifact as of_stage2
+from pipeline.stage2.encoder import Encoder
+from pipeline.stage2.layout import Layout, Stream, with_offsets
+from pipeline.stage2.model import MaskedTransformer
+from pipeline.transfer.backbone import Backbone, Intake
+from pipeline.transfer.feed import hidden, turned
+from pipeline.transfer.opening import open_backbone
+from pipeline.transfer.task import Batch
+from tests.transfer.worlds import CPU, stage2
+
+STATISTICS = {
+    "S1GRD": BandStatistics((-12.0, -20.0), (5.0, 6.0)),
+    "DEM": BandStatistics((400.0,), (300.0,)),
+}
+
+
+def save_tokens(folder, kind):
+    """A run of a model of tokens, its shards' folder and the tokenizers: 16 px windows, 4 px patches."""
+    streams, info = [], {}
+    shards = folder / "shards"
+    shards.mkdir(parents=True, exist_ok=True)
+    for name in ("S1GRD", "DEM"):
+        row = modality(name)
+        shape = TokenizerConfig(
+            crop_px=16, patch_px=4, width=16, heads=2, encoder_depth=1, decoder_depth=1,
+        )  # fmt: skip
+        torch.manual_seed(len(name))
+        tokenizer = ImageTokenizer(Tokenizer(row, shape, 16).eval(), row, STATISTICS[name])
+        tokenizer.save(folder / "stage1" / name)
+        info[name] = {
+            "modality": name, "kind": "image", "artifact": f"../stage1/{name}",
+            "tokenizer": fingerprint(folder / "stage1" / name),
+        }  # fmt: skip
+        vocab = tokenizer.vocab_size
+        streams.append(
+            Stream(f"{name}@tok", name, "map", 16, True, True, 40, (4, 4), vocab_size=vocab)
+        )
+    layout = Layout(tuple(with_offsets(streams)), 160, Views(), info)
+    masked = MaskedConfig(
+        tokens=("S1GRD", "DEM"),
+        targets=("DEM",),
+        width=16,
+        heads=2,
+        encoder_depth=2,
+        decoder_depth=1,
+    )
+    torch.manual_seed(0)
+    if kind == "fusion":
+        width = tokenizer.model.config.latent_width
+        model = LateFusion(layout, masked, FusionConfig(depth=2), {s.name: width for s in streams})
+        model.set_latents({s.name: torch.randn(s.vocab_size, width) for s in streams})
+        of_fusion.save(model, folder / "artifact")
+    else:
+        of_stage2.save(MaskedTransformer(layout, masked), {}, folder / "artifact")
+    config = Stage2Config.model_validate(
+        {"kind": "stage2", "out": folder, "data": {"shards": shards}, "masked": masked.model_dump()}
+    )
+    (folder / "config.yaml").write_text(to_yaml(config))
+    return folder
+
+
+def opened(kind, folder, seed=None) -> Backbone:
+    if kind == "pixels":
+        return stage2(folder, seed)
+    return open_backbone(str(save_tokens(folder, kind)), {}, CPU, seed).eval()
+
+
+def images(backbone: Backbone, batch=3, side=16):
+    torch.manual_seed(1)
+    return {
+        n: torch.randn(batch, len(i.bands), side, side) * torch.tensor(i.std).view(-1, 1, 1)
+        + torch.tensor(i.mean).view(-1, 1, 1)
+        for n, i in backbone.intakes.items()
+    }  # fmt: skip
+
+
+@pytest.fixture(params=["pixels", "tokens", "fusion"])
+def backbone(request, tmp_path):
+    return opened(request.param, tmp_path / request.param)
+
+
+def everything(given):
+    return {n: torch.ones(len(x), dtype=torch.bool) for n, x in given.items()}
+
+
+def test_features_are_maps_of_every_layer_asked_for(backbone):
+    given = images(backbone)
+    found = backbone(given, everything(given), range(backbone.depth))
+    assert len(found) == backbone.depth
+    assert {tuple(f.shape) for f in found} == {(3, backbone.width, 4, 4)}
+    (last,) = backbone(given, everything(given), [backbone.depth - 1])
+    assert torch.allclose(last, found[-1], atol=1e-5)
+
+
+def test_what_is_absent_has_no_say(backbone):
+    """Of the second sample the first modality is absent: as if it had never been given."""
+    given = images(backbone)
+    first, second = backbone.intakes
+    present = everything(given)
+    present[first][1] = False
+    changed = {**given, first: given[first].clone()}
+    changed[first][1] = torch.nan
+    (a,), (b,) = (backbone(x, present, [backbone.depth - 1]) for x in (given, changed))
+    assert torch.equal(a, b)
+    alone = {second: given[second]}
+    (c,) = backbone(alone, everything(alone), [backbone.depth - 1])
+    assert torch.allclose(a[1], c[1], atol=1e-4)
+    assert not torch.allclose(a[0], c[0], atol=1e-3)
+
+
+def test_every_part_of_the_image_has_its_place(backbone):
+    """Features of places lie where the pixels do: changing a corner changes that corner most."""
+    given = images(backbone)
+    name = next(iter(given))
+    changed = {**given, name: given[name].clone()}
+    std = torch.tensor(backbone.intakes[name].std).view(-1, 1, 1)
+    changed[name][:, :, :4, 12:] += 3 * std
+    (a,), (b,) = (backbone(x, everything(x), [backbone.depth - 1]) for x in (given, changed))
+    moved = (a - b).norm(dim=1).mean(0)
+    assert moved.argmax() == 3
+
+
+def test_levels_go_from_input_to_output(backbone):
+    levels = {n: backbone.level(n) for n, _ in backbone.named_parameters()}
+    assert min(levels.values()) == 0
+    assert max(levels.values()) == backbone.depth + 1
+    blocks = {
+        v
+        for n, v in levels.items()
+        if ".encoder." in f".{n}".replace("encoder.encoder", "x.encoder")
+    }
+    assert blocks <= set(range(backbone.depth + 2))
+    assert len(set(levels.values())) >= 3
+
+
+@pytest.mark.parametrize("kind", ["pixels", "tokens", "fusion"])
+def test_a_random_twin_is_reproducible_and_another_model(kind, tmp_path):
+    given = images(opened(kind, tmp_path))
+    a, b, c = (opened(kind, tmp_path, s)(given, everything(given), [0])[0] for s in (None, 5, 5))
+    assert torch.equal(b, c)
+    assert not torch.allclose(a, b, atol=1e-2)
+
+
+def test_pixels_of_any_size_but_tokens_of_one_window(tmp_path):
+    pixels = opened("pixels", tmp_path / "a")
+    assert pixels.window_m is None
+    given = images(pixels, side=32)
+    assert pixels(given, everything(given), [0])[0].shape[-2:] == (8, 8)
+    assert opened("tokens", tmp_path / "b").window_m == 160
+
+
+def test_a_model_of_tokens_without_its_run_is_told(tmp_path):
+    run = save_tokens(tmp_path, "fusion")
+    (run / "config.yaml").unlink()
+    with pytest.raises(RunError, match="a model of tokens needs its tokenizers"):
+        open_backbone(str(run), {}, CPU)
+
+
+def test_what_is_no_backbone_is_told(tmp_path):
+    with pytest.raises(RunError, match="no model in"):
+        open_backbone(str(tmp_path), {}, CPU)
+    run = save_tokens(tmp_path, "tokens")
+    with pytest.raises(RunError, match="holds no backbone"):
+        open_backbone(str(run / "stage1" / "DEM"), {}, CPU)
+
+
+def test_the_features_are_those_of_the_encoder(tmp_path):
+    backbone = opened("pixels", tmp_path)
+    given = images(backbone)
+    merged = Encoder.from_pretrained(tmp_path)(given, [-1], "mean")[0]
+    assert isinstance(merged, torch.Tensor)
+    found = backbone(given, everything(given), [backbone.depth - 1])[0]
+    assert torch.allclose(found.flatten(2).transpose(1, 2), merged, atol=1e-5)
+
+
+def test_symmetries_are_those_of_the_views():
+    from pipeline.data.views import symmetric
+
+    x = np.arange(12.0).reshape(1, 3, 4)
+    for number in range(8):
+        assert np.array_equal(turned(torch.from_numpy(x), number).numpy(), symmetric(x, number))
+
+
+def test_hidden_modalities_never_are_all():
+    present = {n: torch.ones(500, dtype=torch.bool) for n in "abc"}
+    present["a"][:250] = False
+    batch = Batch({}, present, np.arange(500))
+    found = hidden(batch, 0.7, np.random.default_rng(0)).present
+    kept = torch.stack(list(found.values()), 1)
+    assert kept.any(1).all()
+    assert not found["a"][:250].any()
+    # More than the 30 % that chance leaves: whoever would lose all is spared one.
+    assert 0.3 < kept[250:].float().mean() < 0.5
+
+
+def test_a_vit_of_timm(tmp_path):
+    pytest.importorskip("timm", reason="timm is not installed")
+    offered = {
+        "S2": Intake(("B02", "B08"), (100.0, 200.0), (50.0, 60.0), 10.0, 16),
+        "L8": Intake(("B2",), (1.0,), (2.0,), 30.0, 16),
+    }
+    vit = open_backbone("timm:vit_tiny_patch16_224", offered, CPU, 0).eval()
+    assert {n: i.patch_px for n, i in vit.intakes.items()} == {"S2": 16, "L8": 5}
+    given = {"S2": torch.randn(2, 2, 48, 48) * 50, "L8": torch.randn(2, 1, 16, 16)}
+    present = everything(given)
+    found = vit(given, present, [3, 11])
+    assert [tuple(f.shape) for f in found] == [(2, 192, 3, 3)] * 2
+    present["L8"][0] = False
+    other = {**given, "L8": given["L8"] + 5}
+    (a,), (b,) = vit(given, present, [11]), vit(other, present, [11])
+    assert torch.allclose(a[0], b[0])
+    assert not torch.allclose(a[1], b[1])
+    assert vit.level("vit.patch_embed.proj.weight") == 0
+    assert vit.level("vit.blocks.4.mlp.fc1.weight") == 5
+    assert vit.level("vit.norm.weight") == 13
+
+
+def test_timm_is_an_extra_that_an_error_names(monkeypatch):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(RunError, match=r"pip install '\.\[transfer\]'"):
+        open_backbone("timm:vit_tiny_patch16_224", {}, CPU, 0)
+
+
+def test_the_record_of_an_artifact_says_its_kind(tmp_path):
+    run = save_tokens(tmp_path, "fusion")
+    assert "fusion" in json.loads((run / "artifact" / "config.json").read_text())
+    assert opened("fusion", tmp_path).kind == "fusion"

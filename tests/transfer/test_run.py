@@ -1,0 +1,176 @@
+"""The whole harness on tiny files: learns what is there to learn, goes on where it was, hides nothing."""
+
+import json
+
+import pytest
+import torch
+
+from configs import ConfigError, load_config
+from configs.schema import InputSet, TransferConfig
+from pipeline.__main__ import main
+from pipeline.transfer.opening import backbone_digest, open_backbone
+from pipeline.transfer.record import append_results, read_results
+from pipeline.transfer.run import transfer
+from pipeline.transfer.subsets import fraction
+from tests.transfer.worlds import CPU, mask_task, open_task, save_stage2, stage2, write_masks
+
+
+@pytest.fixture
+def made(tmp_path):
+    """A configuration over masks of two classes; changes are taken as keywords."""
+    table, run = write_masks(tmp_path / "data", 24), save_stage2(tmp_path / "run")
+
+    def config(**changes) -> TransferConfig:
+        values = {
+            "kind": "transfer", "backbone": str(run), "out": tmp_path / "out",
+            "tasks": {"masks": mask_task(table).model_dump()}, "protocols": ["probe"],
+            "fit": {"num_steps": 40, "batch": 4, "eval_every": 10}, "bootstrap": 50,
+        }  # fmt: skip
+        return TransferConfig.model_validate(values | changes)
+
+    return config
+
+
+def best(lines, **wanted):
+    found = [x for x in lines if all(x[k] == v for k, v in wanted.items())]
+    assert len(found) == 1, found
+    return found[0]["metrics"]["miou"]["value"]
+
+
+@pytest.mark.parametrize("protocol", ["probe", "finetune"])
+@pytest.mark.parametrize("head", ["linear", "conv", "upernet"])
+def test_every_head_learns_with_and_without_its_backbone(made, protocol, head):
+    config = made(protocols=[protocol], fractions=[1.0])
+    task = config.tasks["masks"].model_copy(update={"head": head})
+    fit = config.fit.model_copy(update={"lr": 5e-3})
+    config = config.model_copy(update={"tasks": {"masks": task}, "fit": fit})
+    transfer(config)
+    lines = read_results(config.out)
+    # The boundary lies between patches: one half each by chance.
+    assert best(lines, test_on="all") > 0.8
+    line = lines[0]
+    assert (line["num_train"], line["num_test"]) == (12, 6)
+    score = line["metrics"]["miou"]
+    assert score["low"] <= score["value"] <= score["high"]
+    assert sum(map(sum, line["confusion"])) == 6 * 16 * 16
+    assert (config.out / "sheets").is_dir()
+
+
+def test_a_cell_that_stands_in_the_record_is_not_made_again(made):
+    config = made(fractions=[0.5, 1.0], seeds=[0, 1])
+    transfer(config)
+    first = (config.out / "results.jsonl").read_bytes()
+    # As a crash would: the last line cut, and with it the cell it was of.
+    text = first.decode().splitlines(keepends=True)
+    (config.out / "results.jsonl").write_text("".join(text[:-1]) + text[-1][:40])
+    transfer(config)
+    lines = read_results(config.out)
+    assert len(lines) == 4
+    again = json.loads(text[-1])
+    assert lines[-1]["metrics"] == again["metrics"]
+    before = (config.out / "results.jsonl").read_bytes()
+    transfer(config)
+    assert (config.out / "results.jsonl").read_bytes() == before
+    transfer(made(fractions=[1.0], seeds=[0], fit={"num_steps": 20, "batch": 4}))
+    assert len(read_results(config.out)) == 5
+
+
+def test_another_backbone_is_another_result(made, tmp_path):
+    config = made()
+    old = backbone_digest(config.backbone)
+    transfer(config)
+    save_stage2(tmp_path / "run", seed=1)
+    assert backbone_digest(config.backbone) != old
+    transfer(config)
+    assert len({x["cell"] for x in read_results(config.out)}) == 2
+
+
+def test_a_random_twin_has_other_weights_and_each_seed_its_own(tmp_path):
+    trained = stage2(tmp_path).state_dict()
+    names = [n for n, v in trained.items() if "attn" in n and v.ndim > 1]
+    twins = [stage2(tmp_path, seed).state_dict() for seed in (0, 1, 1)]
+    assert names
+    for n in names:
+        assert not torch.equal(trained[n], twins[1][n])
+        assert not torch.equal(twins[0][n], twins[1][n])
+        assert torch.equal(twins[1][n], twins[2][n])
+
+
+def test_a_probe_leaves_its_backbone_alone_and_fine_tuning_does_not(made, tmp_path):
+    config = made(protocols=["finetune"], keep_models=True)
+    transfer(config)
+    from safetensors.torch import load_file
+
+    (folder,) = (config.out / "models").iterdir()
+    tuned = load_file(folder / "model.safetensors")
+    own = open_backbone(config.backbone, {}, CPU).state_dict()
+    changed = {n for n, v in own.items() if not torch.equal(v, tuned[f"backbone.{n}"])}
+    assert any("encoder.0" in n for n in changed)
+    transfer(made(protocols=["probe"], keep_models=True, out=tmp_path / "probe"))
+    (folder,) = (tmp_path / "probe" / "models").iterdir()
+    assert not any(n.startswith("backbone.") for n in load_file(folder / "model.safetensors"))
+
+
+def test_bands_that_are_missing_are_missed(made):
+    sets = {"all": InputSet(), "blind": InputSet(without_bands={"S2": ("B08",)})}
+    transfer(made(test_on=sets))
+    lines = read_results(made().out)
+    assert best(lines, test_on="all") > best(lines, test_on="blind") + 0.2
+    with pytest.raises(ConfigError, match="S2 has no B99"):
+        transfer(made(test_on={"x": InputSet(without_bands={"S2": ("B99",)})}))
+    with pytest.raises(ConfigError, match=r"test_on\.x names DEM; the backbone is given S2"):
+        transfer(made(test_on={"x": InputSet(without=("DEM",))}))
+
+
+def test_the_test_split_has_no_say_in_training(made, tmp_path):
+    """Other test images, the same model: early stopping looks at validation alone."""
+    config = made(keep_models=True)
+    transfer(config)
+    other = write_masks(tmp_path / "data2", 24)
+    for i in range(3, 24, 4):
+        (tmp_path / "data2" / f"i{i}.tif").write_bytes(
+            (tmp_path / "data" / f"i{(i + 4) % 24}.tif").read_bytes()
+        )
+    tasks = {"masks": mask_task(other).model_dump()}
+    transfer(made(keep_models=True, tasks=tasks, out=tmp_path / "out2"))
+    a, b = (
+        next((out / "models").iterdir()) / "model.safetensors"
+        for out in (tmp_path / "out", tmp_path / "out2")
+    )
+    assert a.read_bytes() == b.read_bytes()
+    (x,), (y,) = read_results(tmp_path / "out"), read_results(tmp_path / "out2")
+    assert x["history"] == y["history"]
+    assert x["metrics"] != y["metrics"]
+
+
+def test_fractions_of_a_task_are_those_of_its_seed(made, tmp_path):
+    config = made(fractions=[0.25])
+    transfer(config)
+    assert read_results(config.out)[0]["num_train"] == 3
+    task = open_task(config.tasks["masks"], stage2(tmp_path / "x"))
+    assert len(fraction(task.strata(), 0.25, 0)) == 3
+
+
+def test_the_command_says_when_it_is_done(made, tmp_path, capsys):
+    from configs import to_yaml
+
+    path = tmp_path / "t.yaml"
+    path.write_text(to_yaml(made()))
+    assert main(["transfer", "--config", str(path)]) == 0
+    assert "masks: miou" in capsys.readouterr().out
+    assert main(["transfer", "--config", str(path)]) == 0
+    assert "already done" in capsys.readouterr().out
+    assert main(["transfer", "--config", str(path), "backbone=nowhere", "out=x"]) == 2
+    assert "no model in nowhere" in capsys.readouterr().err
+
+
+def test_the_packaged_configuration_is_one():
+    assert isinstance(load_config("configs/transfer/small.yaml"), TransferConfig)
+
+
+def test_a_line_after_a_broken_one_can_be_read(tmp_path):
+    append_results(tmp_path, [{"cell": "a"}])
+    with (tmp_path / "results.jsonl").open("a") as file:
+        file.write('{"cell": "b", "tas')
+    append_results(tmp_path, [{"cell": "c"}])
+    assert [x["cell"] for x in read_results(tmp_path)] == ["a", "c"]
