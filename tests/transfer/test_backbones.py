@@ -69,9 +69,8 @@ def save_tokens(folder, kind):
         of_fusion.save(model, folder / "artifact")
     else:
         of_stage2.save(MaskedTransformer(layout, masked), {}, folder / "artifact")
-    config = Stage2Config.model_validate(
-        {"kind": "stage2", "out": folder, "data": {"shards": shards}, "masked": masked.model_dump()}
-    )
+    values = {"kind": "stage2", "out": folder, "data": {"shards": shards}, "masked": masked}
+    config = Stage2Config.model_validate({**values, "engine": {"num_steps": 1, "global_batch": 1}})
     (folder / "config.yaml").write_text(to_yaml(config))
     return folder
 
@@ -141,12 +140,6 @@ def test_levels_go_from_input_to_output(backbone):
     levels = {n: backbone.level(n) for n, _ in backbone.named_parameters()}
     assert min(levels.values()) == 0
     assert max(levels.values()) == backbone.depth + 1
-    blocks = {
-        v
-        for n, v in levels.items()
-        if ".encoder." in f".{n}".replace("encoder.encoder", "x.encoder")
-    }
-    assert blocks <= set(range(backbone.depth + 2))
     assert len(set(levels.values())) >= 3
 
 

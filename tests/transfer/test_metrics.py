@@ -18,6 +18,11 @@ from pipeline.transfer.metrics import (
 SEEDS = st.integers(0, 2**31)
 
 
+def number(x: torch.Tensor | None) -> float:
+    assert x is not None
+    return float(x)
+
+
 def values(task, outputs, truth):
     found, matrix = summarise(task, contributions(task, outputs, truth))
     return {name: score["value"] for name, score in found.items()}, matrix
@@ -31,9 +36,9 @@ def test_classification_agrees_with_torchmetrics(seed):
     found, matrix = values("classification", outputs, truth)
     o, t = torch.from_numpy(outputs), torch.from_numpy(truth)
     kind = {"task": "multiclass", "num_classes": 5}
-    assert found["accuracy"] == pytest.approx(float(tm.accuracy(o, t, **kind, average="micro")))
-    assert found["f1"] == pytest.approx(float(tm.f1_score(o, t, **kind, average="macro")))
-    assert found["miou"] == pytest.approx(float(tm.jaccard_index(o, t, **kind)))
+    assert found["accuracy"] == pytest.approx(number(tm.accuracy(o, t, **kind, average="micro")))
+    assert found["f1"] == pytest.approx(number(tm.f1_score(o, t, **kind, average="macro")))
+    assert found["miou"] == pytest.approx(number(tm.jaccard_index(o, t, **kind)))
     assert np.array_equal(matrix, tm.confusion_matrix(o, t, **kind).numpy())
 
 
@@ -58,10 +63,12 @@ def test_multilabel_agrees_with_torchmetrics(seed):
     o, t = torch.from_numpy(outputs), torch.from_numpy(truth)
     kind = {"task": "multilabel", "num_labels": 4}
     theirs = tm.average_precision(torch.sigmoid(o), t, **kind, average="macro")
-    assert found["map"] == pytest.approx(float(theirs), abs=1e-6)
+    assert found["map"] == pytest.approx(number(theirs), abs=1e-6)
     guess = (o > 0).long()
-    assert found["f1"] == pytest.approx(float(tm.f1_score(guess, t, **kind, average="macro")))
-    assert found["f1_micro"] == pytest.approx(float(tm.f1_score(guess, t, **kind, average="micro")))
+    assert found["f1"] == pytest.approx(number(tm.f1_score(guess, t, **kind, average="macro")))
+    assert found["f1_micro"] == pytest.approx(
+        number(tm.f1_score(guess, t, **kind, average="micro"))
+    )
 
 
 def test_a_class_without_a_positive_is_left_out_of_map():
@@ -77,9 +84,9 @@ def test_regression_agrees_with_torchmetrics_where_something_was_measured(seed):
     found, matrix = values("regression", outputs, truth)
     known = np.isfinite(truth)
     o, t = torch.from_numpy(outputs[known]), torch.from_numpy(truth[known])
-    assert found["rmse"] == pytest.approx(float(tm.mean_squared_error(o, t, squared=False)))
-    assert found["mae"] == pytest.approx(float(tm.mean_absolute_error(o, t)))
-    assert found["r2"] == pytest.approx(float(tm.r2_score(o, t)))
+    assert found["rmse"] == pytest.approx(number(tm.mean_squared_error(o, t, squared=False)))
+    assert found["mae"] == pytest.approx(number(tm.mean_absolute_error(o, t)))
+    assert found["r2"] == pytest.approx(number(tm.r2_score(o, t)))
     assert matrix is None
 
 
