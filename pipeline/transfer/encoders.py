@@ -6,13 +6,13 @@ codes carry no gradient.
 Shapes: B batch, N tokens, D width, h w grid of features.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import torch
 import yaml
-from torch import Tensor
+from torch import Tensor, nn
 
 from pipeline.engine.errors import RunError
 from pipeline.evaluate.subject import Subject
@@ -20,7 +20,11 @@ from pipeline.fusion import artifact as of_fusion
 from pipeline.fusion.model import LateFusion
 from pipeline.layers.positions import grid_centres
 from pipeline.layers.standardise import Standardise
+from pipeline.multimae import artifact as of_multimae
+from pipeline.multimae.encoder import MultiMAEEncoder
+from pipeline.multimae.model import MultiMAE
 from pipeline.stage1.artifact import ImageTokenizer, tokenizer_folder
+from pipeline.stage2 import artifact as of_stage2
 from pipeline.stage2.encoder import Encoder
 from pipeline.stage2.layout import Layout
 from pipeline.stage2.model import MaskedTransformer
@@ -40,11 +44,9 @@ class Codes:
                 continue
             found = ImageTokenizer.from_pretrained(tokenizer_folder(info, shards), device)
             assert found.statistics is not None
-            self._tokenizers[stream.modality] = found
+            self._tokenizers[stream.part] = found
             row = found.modality
-            self._standardise[stream.modality] = Standardise(*found.statistics, row.nodata).to(
-                device
-            )
+            self._standardise[stream.part] = Standardise(*found.statistics, row.nodata).to(device)
 
     def intakes(self) -> dict[str, Intake]:
         found = {}
@@ -63,26 +65,27 @@ class Codes:
 
 
 class EncoderBackbone(Backbone):
-    """The encoder of a stage-2 model: `pipeline.stage2.encoder`, and whatever is called alike."""
+    """The encoder of a stage-2 model or of a MultiMAE, which are called alike.
 
-    def __init__(self, encoder: Encoder, codes: Codes | None, kind: str = "stage2"):
+    Modalities on several dates are inputs of their own, by the names that shards give them; their days
+    are not told.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        encoder: Encoder | MultiMAEEncoder,
+        depth: int,
+        pixels: Mapping[str, Intake],
+        codes: Codes | None = None,
+        window_m: float | None = None,
+    ):
         super().__init__()
-        self.encoder, self.kind = encoder, kind
-        self.width, self.depth = encoder.config.width, encoder.config.encoder_depth
-        self.intakes, self._codes = {}, codes
-        if codes is not None:
-            self.intakes = codes.intakes()
-            self.window_m = encoder.layout.window_m
-        self._as_codes = frozenset(self.intakes)
-        for name in map(encoder.layout.streams.__getitem__, encoder.layout.pixels):
-            statistics = cast(Any, encoder.standardise[name.modality])
-            self.intakes[name.modality] = Intake(
-                encoder.bands(name.modality),
-                tuple(statistics.mean.flatten().tolist()),
-                tuple(statistics.std.flatten().tolist()),
-                name.patch_m / name.patch_px,
-                name.patch_px,
-            )
+        self.kind, self.encoder, self.depth = kind, encoder, depth
+        self.width, self.window_m = encoder.config.width, window_m
+        self._codes = codes
+        self._as_codes = codes.intakes() if codes else {}
+        self.intakes = {**self._as_codes, **pixels}
 
     def forward(
         self, images: Images, present: Mapping[str, Tensor], layers: Sequence[int]
@@ -150,9 +153,9 @@ class FusionBackbone(Backbone):
         codes, where, streams = [], [], []
         for i in layout.inputs:
             s = layout.streams[i]
-            if s.kind != "map" or s.modality not in images:
+            if s.kind != "map" or s.part not in images:
                 continue
-            found = self._codes(s.modality, images[s.modality], present[s.modality])
+            found = self._codes(s.part, images[s.part], present[s.part])
             there = found >= 0
             codes.append(torch.where(there, found + s.vocab_offset, 0))
             places = torch.arange(found.shape[1], device=found.device) + s.position_offset
@@ -164,24 +167,40 @@ class FusionBackbone(Backbone):
 
 def open_encoder(run: Path, folder: Path, device: torch.device, seed: int | None) -> Backbone:
     """A stage-2 model; with `seed` its twin with fresh weights."""
-    encoder = Encoder.from_pretrained(folder)
+    encoder, (layout, config, normalisers) = (
+        Encoder.from_pretrained(folder),
+        of_stage2.describe(folder),
+    )
     if seed is not None:
-        with torch.random.fork_rng([]):
-            torch.manual_seed(seed)
-            fresh = MaskedTransformer(encoder.layout, encoder.config).state_dict()
-        encoder.load_state_dict({name: fresh[name] for name in encoder.state_dict()})
-    layout = encoder.layout
-    pixels = {layout.streams[i].modality for i in layout.pixels}
-    images = {
-        layout.streams[i].modality
-        for i in layout.inputs
-        if layout.token_info.get(layout.streams[i].modality, {}).get("kind") == "image"
-    }
-    codes = None
+        _refresh(encoder, seed, lambda: MaskedTransformer(layout, config))
+    pixels = {}
+    for s in map(layout.streams.__getitem__, layout.pixels):
+        statistics = normalisers[s.modality].statistics
+        pixels[s.part] = Intake(
+            encoder.bands(s.modality), *statistics, s.patch_m / s.patch_px, s.patch_px
+        )
     # Pixels are the better input where a model takes both: no tokenizer stands before them.
-    if not pixels and images:
-        codes = Codes(layout, run, device)
-    return EncoderBackbone(encoder, codes).to(device)
+    codes = None if pixels else Codes(layout, run, device)
+    window_m = layout.window_m if codes else None
+    depth = config.encoder_depth
+    return EncoderBackbone("stage2", encoder, depth, pixels, codes, window_m).to(device)
+
+
+def open_multimae(run: Path, folder: Path, device: torch.device, seed: int | None) -> Backbone:
+    """A MultiMAE; with `seed` its twin with fresh weights. Its class maps are no input here."""
+    encoder, about = MultiMAEEncoder.from_pretrained(folder), of_multimae.describe(folder)
+    if seed is not None:
+        statistics = {n: v.statistics for n, v in about.normalisers.items()}
+        _refresh(encoder, seed, lambda: MultiMAE(about.table, about.config, statistics))
+    pixels = {}
+    for name, normaliser in about.normalisers.items():
+        row = about.rows[name]
+        assert row.gsd_m is not None
+        patch_m = min(g.patch_m for g in about.table.groups if g.modality == name)
+        pixels[name] = Intake(
+            row.bands, *normaliser.statistics, row.gsd_m, round(patch_m / row.gsd_m)
+        )
+    return EncoderBackbone("multimae", encoder, about.config.depth, pixels).to(device)
 
 
 def open_fusion(run: Path, folder: Path, device: torch.device, seed: int | None) -> Backbone:
@@ -190,6 +209,14 @@ def open_fusion(run: Path, folder: Path, device: torch.device, seed: int | None)
     if seed is not None:
         model = cast(LateFusion, Subject("fusion", model, {}).untrained(seed).model)
     return FusionBackbone(model, Codes(model.layout, run, device)).to(device)
+
+
+def _refresh(encoder: nn.Module, seed: int, make: Callable[[], nn.Module]) -> None:
+    """Fresh weights, as the whole model starts with them."""
+    with torch.random.fork_rng([]):
+        torch.manual_seed(seed)
+        fresh = make().state_dict()
+    encoder.load_state_dict({name: fresh[name] for name in encoder.state_dict()})
 
 
 def _shards_of(run: Path) -> Path:

@@ -9,13 +9,17 @@ import xxhash
 
 from pipeline.engine.errors import RunError
 from pipeline.transfer.backbone import Backbone, Intake
-from pipeline.transfer.encoders import open_encoder, open_fusion
+from pipeline.transfer.encoders import open_encoder, open_fusion, open_multimae
 from pipeline.transfer.vit import open_vit
 
 Opener = Callable[[Path, Path, torch.device, int | None], Backbone]
 
 # By the key of an artifact's config.json that only such a model has; the first that is there counts.
-_OPENERS: dict[str, Opener] = {"fusion": open_fusion, "masked": open_encoder}
+_OPENERS: dict[str, Opener] = {
+    "multimae": open_multimae,
+    "fusion": open_fusion,
+    "masked": open_encoder,
+}
 _TIMM = "timm:"
 
 

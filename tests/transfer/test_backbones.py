@@ -8,11 +8,15 @@ import torch
 
 from configs import to_yaml
 from configs.registry import BandStatistics, modality
-from configs.schema import FusionConfig, MaskedConfig, Stage2Config, TokenizerConfig
+from configs.schema import FusionConfig, MaskedConfig, MultiMAEConfig, Stage2Config, TokenizerConfig
+from pipeline.data.transforms import Normaliser
 from pipeline.data.views import Views
 from pipeline.engine.errors import RunError
 from pipeline.fusion import artifact as of_fusion
 from pipeline.fusion.model import LateFusion
+from pipeline.multimae import artifact as of_multimae
+from pipeline.multimae.groups import build_groups
+from pipeline.multimae.model import MultiMAE
 from pipeline.stage1.artifact import ImageTokenizer, fingerprint
 from pipeline.stage1.tokenizer import Tokenizer
 from pipeline.stage2 import artifact as of_stage2
@@ -75,7 +79,35 @@ def save_tokens(folder, kind):
     return folder
 
 
+def save_multimae(folder):
+    """Two groups of the optical bands and the radar, on patches of 4 px."""
+    config = MultiMAEConfig.model_validate(
+        {
+            "groups": {
+                "rgb": {"modality": "S2L2A", "bands": ["B04", "B03", "B02"]},
+                "nir": {"modality": "S2L2A", "bands": ["B08"]},
+                "radar": {"modality": "S1GRD"},
+            },
+            "window_m": 160, "patch_m": 40, "num_visible": 12, "width": 16, "depth": 2, "heads": 2,
+            "decoder_width": 16, "decoder_depth": 1, "decoder_heads": 2,
+        }
+    )  # fmt: skip
+    rows = {n: modality(n) for n in ("S2L2A", "S1GRD")}
+    statistics = {
+        "S2L2A": BandStatistics((1000.0,) * 12, (300.0,) * 12), "S1GRD": STATISTICS["S1GRD"]
+    }  # fmt: skip
+    table = build_groups(config, rows, "here")
+    torch.manual_seed(0)
+    model = MultiMAE(table, config, statistics)
+    normalisers = {n: Normaliser(rows[n], s) for n, s in statistics.items()}
+    about = of_multimae.Described(table, config, rows, normalisers)
+    of_multimae.save(model.state_dict(), about, folder / "artifact")
+    return folder
+
+
 def opened(kind, folder, seed=None) -> Backbone:
+    if kind == "multimae":
+        return open_backbone(str(save_multimae(folder)), {}, CPU, seed).eval()
     if kind == "pixels":
         return stage2(folder, seed)
     return open_backbone(str(save_tokens(folder, kind)), {}, CPU, seed).eval()
@@ -90,7 +122,7 @@ def images(backbone: Backbone, batch=3, side=16):
     }  # fmt: skip
 
 
-@pytest.fixture(params=["pixels", "tokens", "fusion"])
+@pytest.fixture(params=["pixels", "multimae", "tokens", "fusion"])
 def backbone(request, tmp_path):
     return opened(request.param, tmp_path / request.param)
 
@@ -143,7 +175,7 @@ def test_levels_go_from_input_to_output(backbone):
     assert len(set(levels.values())) >= 3
 
 
-@pytest.mark.parametrize("kind", ["pixels", "tokens", "fusion"])
+@pytest.mark.parametrize("kind", ["pixels", "multimae", "tokens", "fusion"])
 def test_a_random_twin_is_reproducible_and_another_model(kind, tmp_path):
     given = images(opened(kind, tmp_path))
     a, b, c = (opened(kind, tmp_path, s)(given, everything(given), [0])[0] for s in (None, 5, 5))
