@@ -61,12 +61,18 @@ class Masking:
 
 def usable_patches(table: GroupTable, valid: Mapping[str, np.ndarray]) -> list[np.ndarray]:
     """Of each group, its patches with any valid pixel; `valid` [H, W] of the modalities there are."""
-    found = []
+    found: list[np.ndarray] = []
+    # Groups of one modality mostly have the same patches.
+    known: dict[tuple[str, int, int], np.ndarray] = {}
     for group in table.groups:
-        if group.modality in valid:
-            found.append(np.flatnonzero(_in_patches(group, valid[group.modality]).any(-1)))
-        else:
+        if group.modality not in valid:
             found.append(np.zeros(0, np.int64))
+            continue
+        key = group.modality, group.patch_px, group.stride
+        if key not in known:
+            in_patches = _in_patches(group, valid[group.modality])
+            known[key] = np.flatnonzero(in_patches.any(-1))
+        found.append(known[key])
     return found
 
 
