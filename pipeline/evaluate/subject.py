@@ -76,7 +76,7 @@ class Subject:
 def load_subject(run: Path, device: torch.device) -> Subject:
     """The model that a finished run left. Raises RunError where there is none of these kinds."""
     folder = run / "artifact"
-    record = of_fusion.read_record(folder)
+    record = of_fusion.describe(folder)
     if "fusion" in record:
         return Subject("fusion", of_fusion.load(folder, device), {})
     if "masked" in record:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from configs.schema import TokenizerConfig
-from pipeline.stage1.artifact import ImageTokenizer, read_record, tokenizer_folder
+from pipeline.stage1.artifact import ImageTokenizer, describe, tokenizer_folder
 from pipeline.stage2.layout import Layout
 
 
@@ -23,7 +23,7 @@ def latent_widths(layout: Layout, shards: Path | None) -> dict[str, int]:
             config = TokenizerConfig()
             if shards is not None:
                 folder = tokenizer_folder(layout.token_info[stream.modality], shards)
-                config = TokenizerConfig.model_validate(read_record(folder)["tokenizer"])
+                config = TokenizerConfig.model_validate(describe(folder)["tokenizer"])
             widths[stream.name] = config.latent_width
     return widths
 

@@ -9,21 +9,19 @@ Weights and statistics travel together: a tokenizer under other statistics is si
 
 import json
 import os
-import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import xxhash
-from safetensors.torch import load_file, save_file
 
 from configs import ConfigError
 from configs.registry import BandStatistics
 from configs.schema import Modality, TokenizerConfig
 from pipeline.data.transforms import Normaliser
+from pipeline.engine.artifact import read_record, read_weights, write_artifact
 from pipeline.engine.errors import RunError
-from pipeline.engine.lifecycle import write_atomic
 from pipeline.stage1.tokenizer import Tokenizer
 
 VERSION = 1
@@ -74,42 +72,24 @@ class ImageTokenizer:
 
     def save(self, folder: Path) -> None:
         """Write the artifact; a folder appears under its name only when it is whole."""
-        temporary = folder.with_name(folder.name + ".tmp")
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-        weights = {
-            name: (v.float() if v.is_floating_point() else v).detach().cpu().contiguous()
-            for name, v in self.model.state_dict().items()
-        }
-        save_file(weights, temporary / "model.safetensors")
         record = {
             "version": VERSION,
             "modality": self.modality.model_dump(mode="json"),
             "tokenizer": self.model.config.model_dump(mode="json"),
             "size_px": self.model.size,
             "statistics": self.statistics and self.statistics._asdict(),
-            "weights_xxh3": xxhash.xxh3_128_hexdigest(
-                (temporary / "model.safetensors").read_bytes()
-            ),
         }
-        write_atomic(temporary / "config.json", json.dumps(record, indent=1))
-        shutil.rmtree(folder, ignore_errors=True)
-        temporary.rename(folder)
+        write_artifact(folder, self.model.state_dict(), record)
 
     @classmethod
     def from_pretrained(cls, folder: Path, device: torch.device | str = "cpu") -> "ImageTokenizer":
         """Read what `save` wrote. Raises RunError when files are missing or damaged."""
-        record = read_record(folder)
-        weights = folder / "model.safetensors"
-        if not weights.is_file():
-            raise RunError(f"{weights} is missing; train the tokenizer again or restore the file")
-        if xxhash.xxh3_128_hexdigest(weights.read_bytes()) != record["weights_xxh3"]:
-            raise RunError(f"{weights} is damaged: its digest is not the one in config.json")
+        record = describe(folder)
         modality = Modality.model_validate(record["modality"])
         model = Tokenizer(
             modality, TokenizerConfig.model_validate(record["tokenizer"]), record["size_px"]
         )
-        model.load_state_dict(load_file(weights), strict=True)
+        model.load_state_dict(read_weights(folder), strict=True)
         statistics = record["statistics"]
         bands = (
             BandStatistics(tuple(statistics["mean"]), tuple(statistics["std"]))
@@ -119,12 +99,9 @@ class ImageTokenizer:
         return cls(model.to(device).eval(), modality, bands)
 
 
-def read_record(folder: Path) -> dict:
+def describe(folder: Path) -> dict[str, Any]:
     """config.json of an artifact. Raises RunError when there is none."""
-    path = folder / "config.json"
-    if not path.is_file():
-        raise RunError(f"no tokenizer in {folder}; train it first: `python -m pipeline train`")
-    return json.loads(path.read_text())
+    return read_record(folder, "tokenizer")
 
 
 def fingerprint(folder: Path) -> str:
@@ -138,7 +115,7 @@ def named_tokenizer(path: Path, info: dict[str, Any]) -> Path:
     Raises RunError where there is none, ConfigError where it is one of other tokens.
     """
     folder = path / "artifact" if (path / "artifact").is_dir() else path
-    record, name = read_record(folder), info["modality"]
+    record, name = describe(folder), info["modality"]
     if "vocabulary" in record:
         found = ("text", len(json.loads(record["vocabulary"])), None)
         expected = (info["kind"], info["vocab_size"], None)

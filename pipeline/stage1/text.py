@@ -4,7 +4,6 @@ WordPiece as in BERT (Devlin et al. 2019), by the Hugging Face tokenizers librar
 """
 
 import json
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from configs.schema import Stage1Config, WordPieceConfig
 from pipeline.data.selection import readable, select
 from pipeline.data.tokens import EOS, SPECIAL, UNK
 from pipeline.engine import lifecycle
+from pipeline.engine.artifact import new_folder
 from pipeline.engine.errors import RunError
 from pipeline.engine.metrics import say
 from shards import SampleSet
@@ -44,15 +44,11 @@ class TextTokenizer:
         return self._inner.decode([int(i) for i in kept], skip_special_tokens=True)
 
     def save(self, folder: Path) -> None:
-        temporary = folder.with_name(folder.name + ".tmp")
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-        self._inner.save(str(temporary / "tokenizer.json"))
         vocabulary = json.dumps(self._inner.get_vocab(), sort_keys=True)
         record = {"max_tokens": self.max_tokens, "vocabulary": vocabulary}
-        lifecycle.write_atomic(temporary / "config.json", json.dumps(record, indent=1))
-        shutil.rmtree(folder, ignore_errors=True)
-        temporary.rename(folder)
+        with new_folder(folder) as temporary:
+            self._inner.save(str(temporary / "tokenizer.json"))
+            lifecycle.write_atomic(temporary / "config.json", json.dumps(record, indent=1))
 
     @classmethod
     def from_pretrained(cls, folder: Path) -> "TextTokenizer":

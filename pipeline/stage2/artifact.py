@@ -7,22 +7,20 @@
 Weights and statistics travel together: a model under other statistics is silently wrong.
 """
 
-import json
-import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from configs.registry import BandStatistics
 from configs.schema import MaskedConfig, Modality
 from pipeline.data.transforms import Normaliser
+from pipeline.engine.artifact import WEIGHTS, read_record, write_artifact
+from pipeline.engine.artifact import read_weights as read_all
 from pipeline.engine.errors import RunError
-from pipeline.engine.lifecycle import write_atomic
 from pipeline.stage2.layout import Layout
 from pipeline.stage2.model import MaskedTransformer
 
@@ -44,11 +42,6 @@ def save(model: MaskedTransformer, normalisers: dict[str, Normaliser], folder: P
 
 def write(folder: Path, about: Described, weights: Mapping[str, Tensor], **more: Any) -> None:
     """`save`, of some of the weights; what is `more` goes into config.json."""
-    temporary = folder.with_name(folder.name + ".tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    kept = {k: v.detach().float().cpu().contiguous() for k, v in weights.items()}
-    save_file(kept, temporary / "model.safetensors")
     record = {
         "version": VERSION,
         **more,
@@ -62,21 +55,14 @@ def write(folder: Path, about: Described, weights: Mapping[str, Tensor], **more:
             for name, n in about.normalisers.items()
         },
     }
-    write_atomic(temporary / "config.json", json.dumps(record, indent=1))
-    shutil.rmtree(folder, ignore_errors=True)
-    temporary.rename(folder)
+    write_artifact(folder, weights, record)
 
 
 def describe(folder: Path) -> Described:
     """config.json of an artifact. Raises RunError when there is none."""
-    path = folder / "config.json"
-    if not path.is_file():
-        raise RunError(
-            f"no model in {folder}; finish its stage-2 run first: `python -m pipeline train`"
-        )
-    record = json.loads(path.read_text())
+    record = read_record(folder)
     if "layout" not in record:
-        raise RunError(f"{path} is not of a stage-2 model; name the folder of a stage-2 run")
+        raise RunError(f"{folder} has no stage-2 model; name the folder of a stage-2 run")
     normalisers = {}
     for name, entry in record["pixels"].items():
         statistics = BandStatistics(
@@ -96,7 +82,7 @@ def load(
     """
     layout, config, normalisers = describe(folder)
     model = MaskedTransformer(layout, config)
-    weights = load_file(folder / "model.safetensors")
+    weights = read_all(folder)
     if missing := model.state_dict().keys() - weights.keys():
         raise RunError(
             f"{folder} holds {len(missing)} tensors less than a whole model, such as "
@@ -108,7 +94,7 @@ def load(
 
 def read_weights(folder: Path, names: Iterable[str]) -> dict[str, Tensor]:
     """Some of the weights. Raises RunError when they are not all there."""
-    with safe_open(folder / "model.safetensors", framework="pt") as file:
+    with safe_open(folder / WEIGHTS, framework="pt") as file:
         wanted, held = list(names), set(file.keys())
         if missing := [n for n in wanted if n not in held]:
             raise RunError(f"{folder} lacks {', '.join(missing[:3])}: it is of another model")

@@ -222,5 +222,5 @@ def test_a_folder_without_a_model_is_told(tmp_path):
     with pytest.raises(RunError, match="no model in"):
         Encoder.from_pretrained(tmp_path)
     (tmp_path / "config.json").write_text('{"version": 1, "tokenizer": {}}')
-    with pytest.raises(RunError, match="is not of a stage-2 model"):
+    with pytest.raises(RunError, match="has no stage-2 model"):
         Encoder.from_pretrained(tmp_path)
