@@ -22,6 +22,7 @@ from configs.schema import (
     StepConfig,
     TokenChain,
     TokenizeConfig,
+    TransferConfig,
 )
 
 Launch = Literal["ranks", "single", "mpi"]
@@ -40,6 +41,7 @@ class What(StrEnum):
     multimae = "multimae"
     generate = "generate"
     evaluate = "evaluate"
+    transfer = "transfer"
     all = "all"
 
 
@@ -52,6 +54,7 @@ _COMMANDS: dict[What, tuple[Package, str, Launch]] = {
     What.multimae: ("pipeline", "train", "ranks"),
     What.generate: ("pipeline", "generate", "single"),
     What.evaluate: ("pipeline", "evaluate", "single"),
+    What.transfer: ("pipeline", "transfer", "single"),
 }
 
 
@@ -206,6 +209,6 @@ def _output(config: Frozen) -> tuple[Path, tuple[Path, ...]]:
             names = (*config.tokenizers, *config.modalities)
             extra = Path(config.data.shards) / "extra"
             return extra, tuple(extra / f"tok_{name}" / "manifest.json" for name in names)
-        case GenerateConfig() | EvaluateConfig():
+        case GenerateConfig() | EvaluateConfig() | TransferConfig():
             return config.out, (config.out / "scores.json",)
     raise AssertionError(f"no step is made from a {type(config).__name__}")

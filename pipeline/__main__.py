@@ -1,4 +1,4 @@
-"""`python -m pipeline`: inspect and doctor before, train, tokenize, generate, then report and export.
+"""`python -m pipeline`: inspect and doctor before, train, tokenize, generate, transfer, report and export.
 
 Every command recognises finished work from the disk and goes on with unfinished work. Exit codes:
 0 done; 2 something to correct; 65 gave up, starting again would not help; 75 committed, start me again.
@@ -10,20 +10,18 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from configs import ConfigError, load_config, to_yaml
+from configs import ConfigError, load_config
 from configs.schema import (
     EvaluateConfig,
-    Frozen,
     FusionRunConfig,
     MaskedRunConfig,
     MultiMAERunConfig,
     RunConfig,
     Stage1Config,
     TokenizeConfig,
-    TransferConfig,
 )
-from pipeline import exchange
-from pipeline.console import exit_with, tell
+from pipeline import downstream, exchange
+from pipeline.console import exit_with, finished, tell
 
 if TYPE_CHECKING:
     from pipeline.engine.monitor import Monitor
@@ -35,6 +33,7 @@ app = typer.Typer(
 )
 
 exchange.add_to(app)
+downstream.add_to(app)
 
 ConfigOption = Annotated[Path, typer.Option("--config", "-c", help="YAML file")]
 Overrides = Annotated[
@@ -50,7 +49,7 @@ def train(config: ConfigOption, overrides: Overrides = None) -> None:
         raise ConfigError(
             f"{config}: nothing to train in a {getattr(loaded, 'kind', '?')} configuration"
         )
-    if _finished(loaded.out / "DONE", loaded):
+    if finished(loaded.out / "DONE", loaded):
         tell(f"{_title(loaded):<18} already done: {loaded.out}")
         return
     if (loaded.out / "KILL").exists():
@@ -96,7 +95,7 @@ def generate(
     loaded = assembled(
         config, run, source, target, given or [], truth or [], tokenizer or [], out, overrides or []
     )
-    if _finished(loaded.out / "scores.json", loaded):
+    if finished(loaded.out / "scores.json", loaded):
         tell(f"generate           already done: {loaded.out}")
         return
 
@@ -112,28 +111,12 @@ def generate(
 def evaluate(config: ConfigOption, overrides: Overrides = None) -> None:
     """Score held-out tokens with all inputs, without each, with each alone; probe frozen features."""
     loaded = cast(EvaluateConfig, load_config(config, overrides or (), kind="evaluate"))
-    if _finished(loaded.out / "scores.json", loaded):
+    if finished(loaded.out / "scores.json", loaded):
         tell(f"evaluate           already done: {loaded.out}")
         return
 
     def run() -> int:
         from pipeline.evaluate.run import evaluate as work
-
-        return work(loaded)
-
-    exit_with(run)
-
-
-@app.command()
-def transfer(config: ConfigOption, overrides: Overrides = None) -> None:
-    """Judge a backbone on labels: kNN, linear probes, fine-tuning; with inputs missing, with few labels."""
-    loaded = cast(TransferConfig, load_config(config, overrides or (), kind="transfer"))
-    if _finished(loaded.out / "scores.json", loaded):
-        tell(f"transfer           already done: {loaded.out}")
-        return
-
-    def run() -> int:
-        from pipeline.transfer.run import transfer as work
 
         return work(loaded)
 
@@ -267,12 +250,6 @@ def _title(config: RunConfig) -> str:
     if isinstance(config, Stage1Config):
         return f"stage1 {config.modality}"
     return str(getattr(config, "kind", "training"))
-
-
-def _finished(marker: Path, config: Frozen) -> bool:
-    """The marker is there and was made by this very configuration."""
-    saved = marker.parent / "config.yaml"
-    return marker.is_file() and saved.is_file() and saved.read_text() == to_yaml(config)
 
 
 def main(argv: list[str] | None = None) -> int:

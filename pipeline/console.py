@@ -1,13 +1,23 @@
 """How commands speak and leave."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import typer
+
+from configs import to_yaml
+from configs.schema import Frozen
 
 
 def tell(text: str) -> None:
     """One line to the person at the terminal."""
     typer.echo(text)
+
+
+def finished(marker: Path, config: Frozen) -> bool:
+    """The marker is there and was made by this very configuration."""
+    saved = marker.parent / "config.yaml"
+    return marker.is_file() and saved.is_file() and saved.read_text() == to_yaml(config)
 
 
 def exit_with(work: Callable[[], int]) -> None:

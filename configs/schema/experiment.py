@@ -107,16 +107,28 @@ class ComparisonConfig(Frozen):
 class ModelComparisonConfig(TokenChain):
     """Models side by side on one data set with tokens: every arm with every seed, and one page.
 
-    An arm is a stage-2 or a late-fusion configuration; `budget` are overrides that all of them get before
-    their own. Runs are `out/models/<ARM>/seed-<S>`, each with its `evaluation/`. Arms of one seed see the
-    same samples in the same order.
+    An arm is a stage-2, a late-fusion or a multimae configuration; `budget` are overrides that all of
+    them get before their own, those of keys that an arm's kind has. Runs are `out/models/<ARM>/seed-<S>`,
+    each with its `evaluation/` and, with `transfer`, what it is worth on labels in `transfer/`: with the
+    run's seed, and for arms named in `scratch` also from fresh weights, in `transfer-scratch/`. Arms of
+    one seed see the same samples in the same order.
     """
 
     kind: Literal["model_comparison"]
     budget: tuple[str, ...] = ()
     arms: dict[str, StepConfig]
     seeds: tuple[int, ...] = (0,)
-    evaluate: StepConfig
+    evaluate: StepConfig | None = None
+    transfer: StepConfig | None = None
+    scratch: tuple[str, ...] = ()
 
     _folders = field_validator("arms")(_named)
     _once = field_validator("seeds")(_unique)
+
+    @model_validator(mode="after")
+    def _judged(self) -> "ModelComparisonConfig":
+        if self.evaluate is None and self.transfer is None:
+            raise ValueError("give `evaluate` or `transfer`: nothing would be compared")
+        if stray := set(self.scratch) - set(self.arms):
+            raise ValueError(f"scratch names {', '.join(sorted(stray))}, which is no arm")
+        return self

@@ -65,6 +65,8 @@ class _Tif:
         part = self._file.read(window=window)
         if self._file.nodata is not None and self._row.nodata is not None:
             nodata = self._file.nodata
+            if np.isnan(self._row.nodata):
+                part = part.astype(np.float32)
             part[np.isnan(part) if np.isnan(nodata) else part == nodata] = self._row.nodata
         return _padded(part, self._row, first_row - top, first_column - left, height, width)
 

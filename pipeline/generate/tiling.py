@@ -60,11 +60,12 @@ class Blend:
         self._sum = np.zeros((channels, size, width + size), dtype=np.float32)
         self._total = np.zeros((size, width + size), dtype=np.float32)
 
-    def add(self, window: np.ndarray, left: int) -> None:
-        """Into the current band of rows."""
+    def add(self, window: np.ndarray, left: int, where: np.ndarray | None = None) -> None:
+        """Into the current band of rows; with `where` [n, n] only those pixels of it."""
         across = slice(left, left + self._size)
-        self._sum[:, :, across] += window * self._weight
-        self._total[:, across] += self._weight
+        weight = self._weight if where is None else self._weight * where
+        self._sum[:, :, across] += window * weight
+        self._total[:, across] += weight
 
     def finished(self, next_top: int) -> tuple[int, np.ndarray, np.ndarray]:
         """Rows above `next_top`, where the next band starts: (their top, [C, h, W], covered [h, W]).

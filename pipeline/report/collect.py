@@ -13,6 +13,7 @@ from pipeline.report.comparison import Comparison, read_comparison
 from pipeline.report.files import Record, dig, read_arrays, read_json, read_yaml
 from pipeline.report.models import ModelComparison, read_models
 from pipeline.report.runs import TrainingRun, read_run
+from pipeline.report.transfer import Transferred, read_transfer, read_transfers
 from shards import Dataset, ShardError, open_dataset
 
 
@@ -57,6 +58,7 @@ class Found:
     title: str = ""
     comparison: Comparison | None = None
     models: ModelComparison | None = None
+    transfers: list[Transferred] = field(default_factory=list)
 
     @property
     def synthetic(self) -> bool:
@@ -90,7 +92,7 @@ def collect(folder: Path) -> Found:
     if (folder / "manifest.json").is_file():
         found.single = "shards"
         found.dataset = _dataset(folder, found.notes)
-    elif kind in ("stage1", "stage2", "fusion", "multimae", "generate"):
+    elif kind in ("stage1", "stage2", "fusion", "multimae", "generate", "transfer"):
         found.single = kind
         _add_single(found, config)
     elif plan.get("kind") == "comparison":
@@ -98,6 +100,9 @@ def collect(folder: Path) -> Found:
     elif plan.get("kind") == "model_comparison":
         _add_experiment(found)
         found.models, found.single = read_models(folder, plan, found.notes), "models"
+        found.transfers = [
+            t for m in found.models.runs for t in read_transfers(m.run.folder, m.arm, found.notes)
+        ]
     else:
         _add_experiment(found)
     return found
@@ -107,7 +112,11 @@ def _add_single(found: Found, config: Record) -> None:
     shards = dig(config, "data", "shards")
     if shards and (Path(shards) / "manifest.json").is_file():
         found.dataset = _dataset(Path(shards), found.notes)
-    if found.single == "generate":
+    if found.single == "transfer":
+        run = str(config.get("backbone", ""))
+        lone = read_transfer(found.folder, Path(run).name or run, found.notes)
+        found.transfers = [lone] if lone else []
+    elif found.single == "generate":
         found.generations = [read_generation(found.folder, found.notes)]
     elif found.single in ("stage2", "fusion"):
         found.stage2 = read_run(found.folder, found.notes)

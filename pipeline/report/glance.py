@@ -17,6 +17,7 @@ _SINGLE = {
     "fusion": "A model that fuses modalities late.",
     "multimae": "A multi-modal masked autoencoder.",
     "generate": "Maps generated for held-out samples.",
+    "transfer": "A backbone judged on labels.",
 }
 Fact = tuple[str, str, str]
 

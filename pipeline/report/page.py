@@ -35,6 +35,7 @@ from pipeline.report.samples import samples_section
 from pipeline.report.score_table import print_scores, score_section
 from pipeline.report.tokenizers import stage1_section
 from pipeline.report.training import curves_section, stage2_section
+from pipeline.report.transfer_table import print_transfers, transfer_section
 
 LIMIT_BYTES = 6_000_000
 _SIDES_PX = (256, 192, 144, 108, 80, 60)
@@ -47,6 +48,7 @@ _SECTIONS = {
     "curves": "Loss curves",
     "stage2": "Stage 2",
     "multimae": "MultiMAE",
+    "transfer": "Transfer",
     "samples": "Samples",
     "provenance": "Provenance",
 }
@@ -62,6 +64,7 @@ _OF_MODELS = {
     "models": "Scores",
     "missing": "With inputs missing",
     "probes": "Probes",
+    "transfer": "Transfer",
     "curves": "Curves",
     "limits": "What it shows",
     "stage1": "Stage 1",
@@ -75,7 +78,10 @@ _OF_SINGLE = {
     "fusion": ("stage2", "provenance"),
     "multimae": ("multimae", "provenance"),
     "generate": ("generated", "scores", "provenance"),
+    "transfer": ("transfer", "provenance"),
 }
+# Of evaluations, which a comparison need not have.
+_EVALUATED = ("models", "missing", "probes", "limits")
 
 
 _MODEL_SECTIONS = {
@@ -103,8 +109,10 @@ def write_report(folder: Path, out: Path) -> None:
         raise ConfigError(f"{out} cannot be written: {error}; write --out FILE") from error
     if found.comparison:
         print_comparison(found)
-    elif found.models:
+    elif found.models and _is_told("models", found):
         print_models(found)
+    elif found.transfers:
+        print_transfers(found)
     elif found.single in ("", "generate"):
         print_scores(found)
     sys.stdout.write(f"{out.resolve()}\n")
@@ -123,9 +131,7 @@ def _fitting(found: Found) -> str:
 
 def _page(found: Found, painter: Painter) -> str:
     words = _OF_COMPARISON if found.comparison else _OF_MODELS if found.models else _SECTIONS
-    names = _OF_SINGLE.get(found.single, tuple(words))
-    if found.multimae is None:
-        names = [name for name in names if name != "multimae"]
+    names = [n for n in _OF_SINGLE.get(found.single, tuple(words)) if _is_told(n, found)]
     links = [tag("li", tag("a", words[name], href=f"#{name}")) for name in names]
     head = tag(
         "head",
@@ -145,6 +151,15 @@ def _page(found: Found, painter: Painter) -> str:
         tag("main", [_section(name, found, painter) for name in names], id="content"),
     )
     return f"<!DOCTYPE html>\n{tag('html', head, body, lang='en')}\n"
+
+
+def _is_told(name: str, found: Found) -> bool:
+    """Whether a part that a run need not have is one of this page's."""
+    if found.models and name in _EVALUATED:
+        return found.models.plan.get("evaluate") is not None
+    if name == "multimae":
+        return found.multimae is not None
+    return name != "transfer" or found.single == "transfer" or bool(found.transfers)
 
 
 def _section(name: str, found: Found, painter: Painter) -> Markup:
@@ -169,6 +184,8 @@ def _section(name: str, found: Found, painter: Painter) -> Markup:
             return stage2_section(found, painter)
         case "multimae":
             return multimae_section(found, painter)
+        case "transfer":
+            return transfer_section(found, painter)
         case "samples":
             return samples_section(found, painter)
     return provenance_section(found)

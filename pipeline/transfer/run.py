@@ -226,7 +226,7 @@ class _Bench:
             self._task.target.type, added, self._config.bootstrap, cell.seed
         )
         line: dict[str, Any] = {
-            "cell": digest, "task": cell.task, "type": self._task.target.type,
+            "cell": digest, "name": cell.name, "task": cell.task, "type": self._task.target.type,
             "backbone": self._config.backbone, "kind": self._backbone.kind,
             "init": self._config.init, "protocol": cell.protocol, "head": self._task.config.head,
             "train_on": cell.train_on, "test_on": test_on, "labels": cell.labels,
@@ -241,6 +241,9 @@ class _Bench:
             line["history"] = [{k: _finite(v) for k, v in h.items()} for h in fitted.history]
         if confusion is not None:
             line["confusion"] = confusion.astype(np.int64).tolist()
+            line["classes"] = list(self._task.target.names)
+        if self._task.target.is_map:
+            line["label"] = json.loads(self._task.target.row.model_dump_json())
         return line
 
     def _keep(self, cell: Cell, given: InputSet, trained: _Trained) -> None:

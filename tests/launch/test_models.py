@@ -6,7 +6,15 @@ import pytest
 
 from configs import ConfigError, load_config
 from configs.registry import modality
-from configs.schema import EvaluateConfig, FusionRunConfig, MaskedRunConfig, Stage2Config
+from configs.schema import (
+    EvaluateConfig,
+    FusionRunConfig,
+    MaskedRunConfig,
+    MultiMAERunConfig,
+    ShardLabels,
+    Stage2Config,
+    TransferConfig,
+)
 from launch.executors import prepare
 from launch.jobs import grouped
 from launch.plan import plan_steps
@@ -98,3 +106,52 @@ def test_status_shows_runs_that_have_not_started(tmp_path: Path) -> None:
     prepare(steps["report"])
     found = {run.path: (run.kind, run.state) for run in find_runs(tmp_path)}
     assert found == {f"models/{arm}/seed-3": ("model", "pending") for arm in ARMS}
+
+
+TRANSFER = "configs/experiments/transfer.yaml"
+
+
+def test_every_run_is_judged_on_labels_and_some_from_fresh_weights_too() -> None:
+    steps = {s.name: s for s in plan_steps(What.all, TRANSFER, ["out=runs/elsewhere"])}
+    assert not any(name.startswith("evaluate/") for name in steps)
+    arms = ("multimae", "multimae-scratch", "stage2", "stage2-scratch", "fusion")
+    judged = {n: s for n, s in steps.items() if n.startswith("transfer/")}
+    assert set(judged) == {f"transfer/{arm}/seed-{s}" for arm in arms for s in range(3)}
+    for name, step in judged.items():
+        _, arm, seed = name.split("/")
+        assert isinstance(step.config, TransferConfig)
+        own, _, scratch = arm.partition("-")
+        run = Path("runs/elsewhere/models") / own / seed
+        assert step.config.backbone == str(run)
+        assert step.out == run / ("transfer-scratch" if scratch else "transfer")
+        assert step.config.init == ("random" if scratch else "pretrained")
+        assert step.config.seeds == (int(seed[-1]),)
+        assert step.tolerant
+        for task in step.config.tasks.values():
+            assert isinstance(task.data, ShardLabels)
+            assert str(task.data.shards) == "runs/elsewhere/shards"
+    assert steps["report"].after == tuple(judged)
+    assert isinstance(steps["models/multimae/seed-0"].config, MultiMAERunConfig)
+    assert steps["models/multimae/seed-0"].config.engine.num_steps == 800
+
+
+def test_a_comparison_that_judges_nothing_or_scratches_no_arm_is_refused() -> None:
+    with pytest.raises(ConfigError, match="nothing would be compared"):
+        plan_steps(What.all, TRANSFER, ["transfer=null"])
+    with pytest.raises(ConfigError, match="scratch names other, which is no arm"):
+        plan_steps(What.all, TRANSFER, ["scratch=[other]"])
+    with pytest.raises(ConfigError, match=r"configs/stage1/small\.yaml is a stage1 configuration"):
+        plan_steps(What.all, TRANSFER, ["arms.fusion.config=configs/stage1/small.yaml"])
+
+
+def test_labels_are_in_no_backbone_of_the_comparison() -> None:
+    """What a model was trained to predict is no fair label."""
+    for step in plan_steps(What.all, TRANSFER):
+        if isinstance(step.config, MultiMAERunConfig):
+            known = {g.modality for g in step.config.multimae.groups.values()}
+        elif isinstance(step.config, MaskedRunConfig):
+            masked = step.config.masked
+            known = {*masked.pixels, *masked.tokens, *masked.targets}
+        else:
+            continue
+        assert not known & {"LULC", "CHM"}, step.name

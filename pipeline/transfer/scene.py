@@ -1,0 +1,196 @@
+"""`python -m pipeline predict`: a trained model over GeoTIFFs of any size, window by window.
+
+    OUT.tif     classes uint8, or values float32; CRS and transform are those of the inputs. Where nothing
+                was measured: the label's nodata, or NaN.
+
+Windows overlap and blend, so that no seam shows; a window's result does not depend on which others are
+computed with it. Memory holds one row of windows, whatever the size of the scene. A file appears under its
+name when it is whole.
+"""
+
+import math
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor
+
+from configs import ConfigError
+from configs.schema import Modality
+from pipeline.data.transforms import measured_pixels
+from pipeline.engine.errors import RunError
+from pipeline.generate.rasters import Raster, check_same_ground, created, opened
+from pipeline.generate.tiling import Blend, Tiling
+from pipeline.transfer.saved import SavedModel
+from shards.sources.grid import GRID_M
+
+
+class Window:
+    """Images of one window as the backbone takes them, and where it lies in metres."""
+
+    def __init__(self, top: int, left: int, images: dict[str, Tensor], measured: np.ndarray):
+        self.top, self.left, self.images, self.measured = top, left, images, measured
+
+
+def predict_scene(
+    model: SavedModel,
+    inputs: Mapping[str, Path],
+    out: Path,
+    *,
+    overlap: float = 0.25,
+    batch: int = 16,
+    window_m: float | None = None,
+) -> None:
+    """Write what the model predicts for a scene.
+
+    Args:
+        inputs: a file per modality, by the names the model was trained under.
+        overlap: share of a window's side that neighbours have in common.
+        window_m: side of a window; by default the one that the model was trained on.
+
+    Raises:
+        ConfigError: for modalities that the model does not take, or files of different ground.
+        RunError: for files that cannot be read, and for models whose labels are no maps.
+    """
+    if model.type not in ("segmentation", "regression"):
+        raise RunError(f"a {model.type} model tells one label per image: it makes no map")
+    theirs = {own: name for name, own in model.own_names.items()}
+    if stray := set(inputs) - set(theirs):
+        raise ConfigError(f"{', '.join(sorted(stray))}: the model takes {', '.join(theirs)}")
+    with ExitStack() as stack:
+        maps: dict[str, Raster] = {
+            theirs[own]: stack.enter_context(opened(path, model.adapters[theirs[own]].row))
+            for own, path in inputs.items()
+        }
+        check_same_ground(maps)
+        scene = _Scene(model, maps, overlap, _side(model, window_m))
+        out.parent.mkdir(parents=True, exist_ok=True)
+        is_classes = model.type == "segmentation"
+        dtype = "uint8" if is_classes else "float32"
+        nodata = model.label.nodata if is_classes else math.nan
+        writer = stack.enter_context(created(out, model.label, scene.grid, 1, dtype, nodata))
+        with _progress() as bar:
+            task = bar.add_task("predict", total=len(scene.tiling.tops))
+            for number, top in enumerate(scene.tiling.tops):
+                scene.add_row(top, batch)
+                following = scene.tiling.tops[number + 1 : number + 2]
+                at, values, covered = scene.finished(following[0] if following else None)
+                writer.write(_values(values, covered, model), at)
+                bar.advance(task)
+
+
+class _Scene:
+    """The windows of the sources, and the blend of what the model makes of them."""
+
+    def __init__(self, model: SavedModel, maps: dict[str, Raster], overlap: float, window_m: float):
+        self._model, self._maps, self._window_m = model, maps, window_m
+        self._device = next(model.head.parameters()).device
+        self.grid = next(iter(maps.values())).grid
+        height_m, width_m = self.grid.height * GRID_M, self.grid.width * GRID_M
+        try:
+            self.tiling = Tiling.over(height_m, width_m, window_m, overlap)
+        except ValueError as error:
+            raise ConfigError(f"{error}; write --window with a smaller one") from error
+        gsd = _gsd(model.label)
+        self._size = round(window_m / gsd)
+        channels = len(model.values) or 1
+        self._height = round(height_m / gsd)
+        width = round(width_m / gsd)
+        self._blend = Blend(channels, width, self._size, round(self._size * overlap))
+
+    def add_row(self, top: int, batch: int) -> None:
+        """Predict one row of windows into the blend."""
+        waiting: list[Window] = []
+        for window in self._windows(top):
+            waiting.append(window)
+            if len(waiting) == batch:
+                self._predict(waiting)
+                waiting = []
+        if waiting:
+            self._predict(waiting)
+
+    def finished(self, next_top: int | None) -> tuple[int, np.ndarray, np.ndarray]:
+        """Rows that no later window reaches: their top, means [C, h, W], covered [h, W]."""
+        gsd = _gsd(self._model.label)
+        return self._blend.finished(self._height if next_top is None else round(next_top / gsd))
+
+    def _windows(self, top: int) -> Iterator[Window]:
+        """Windows with a measurement of any modality."""
+        side = self._window_m, self._window_m
+        for left in self.tiling.lefts:
+            images, measured = {}, np.zeros((self._size, self._size), dtype=bool)
+            for name, raster in self._maps.items():
+                adapter = self._model.adapters[name]
+                gsd = _gsd(adapter.row)
+                size = round(self._window_m / gsd)
+                part = raster.read(round(top / gsd), round(left / gsd), size, size)
+                there = measured_pixels(part, adapter.row)
+                if there.any():
+                    images[name] = adapter(part, side)
+                    measured |= _nearest(there, self._size)
+            if images:
+                yield Window(top, left, images, measured)
+
+    @torch.no_grad()
+    def _predict(self, windows: list[Window]) -> None:
+        model, images, present = self._model, {}, {}
+        for name, adapter in model.adapters.items():
+            if not any(name in w.images for w in windows):
+                continue
+            side = self._window_m, self._window_m
+            nothing = torch.full((len(adapter.intake.bands), *adapter.size(side)), torch.nan)
+            images[name] = torch.stack([w.images.get(name, nothing) for w in windows])
+            present[name] = torch.tensor([name in w.images for w in windows])
+        images = {n: x.to(self._device) for n, x in images.items()}
+        present = {n: x.to(self._device) for n, x in present.items()}
+        maps = [m.float() for m in model.backbone(images, present, model.layers)]
+        made = model.head(maps, (self._size, self._size)).float()
+        # Logits are no shares: windows vote with probabilities.
+        made = made.softmax(1) if len(model.values) else made * model.scale.std + model.scale.mean
+        for window, value in zip(windows, made.cpu().numpy(), strict=True):
+            left = round(window.left / _gsd(model.label))
+            self._blend.add(value, left, window.measured)
+
+
+def _values(mean: np.ndarray, covered: np.ndarray, model: SavedModel) -> np.ndarray:
+    """Blended rows as they are stored: [1, h, W]."""
+    if model.type == "regression":
+        return np.where(covered, mean, np.nan).astype(np.float32)
+    values = np.array(model.values, dtype=np.uint8)
+    best = values[np.nan_to_num(mean).argmax(0)]
+    return np.where(covered, best, np.uint8(model.label.nodata or 0))[None]
+
+
+def _side(model: SavedModel, asked: float | None) -> float:
+    side = max(model.window_m) if asked is None else asked
+    fixed = model.backbone.window_m
+    if fixed is not None and side != fixed:
+        raise ConfigError(f"--window {side:g}: this backbone sees {fixed:g} m only")
+    steps = [adapter.intake.patch_m for adapter in model.adapters.values()]
+    if any(side % step for step in steps):
+        told = ", ".join(f"{step:g} m" for step in steps)
+        raise ConfigError(f"--window {side:g}: not a multiple of the backbone's patches of {told}")
+    return side
+
+
+def _gsd(row: Modality) -> float:
+    assert row.gsd_m is not None
+    return row.gsd_m
+
+
+def _nearest(mask: np.ndarray, size: int) -> np.ndarray:
+    """A square mask at another size."""
+    at = np.arange(size) * len(mask) // size
+    return mask[np.ix_(at, at)]
+
+
+def _progress() -> Progress:
+    rows = TextColumn("{task.completed}/{task.total} rows of windows")
+    columns: tuple[Any, ...] = (BarColumn(), rows, TimeRemainingColumn())
+    return Progress(*columns, console=Console(file=sys.stderr))

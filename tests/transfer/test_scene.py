@@ -1,0 +1,109 @@
+"""A trained model over a scene: what it learned, without seams, on the same ground, in little memory."""
+
+import numpy as np
+import pytest
+import rasterio
+
+from configs import ConfigError
+from pipeline.__main__ import main
+from pipeline.engine.errors import RunError
+from pipeline.transfer.run import transfer
+from pipeline.transfer.saved import load_model
+from pipeline.transfer.scene import predict_scene
+from tests.transfer.test_run import made  # noqa: F401
+from tests.transfer.worlds import CPU, save_stage2, write_tif
+
+
+@pytest.fixture
+def model(made, request):  # noqa: F811
+    """A folder of a trained model: probe by default."""
+    protocol = getattr(request, "param", "probe")
+    config = made(protocols=[protocol], keep_models=True)
+    transfer(config)
+    (folder,) = (config.out / "models").iterdir()
+    return folder
+
+
+def scene(folder, height=50, width=70, nodata=None):
+    """Two materials side by side, as the model learned them; a corner is not measured."""
+    rng = np.random.default_rng(5)
+    where = np.zeros((height, width), dtype=bool)
+    where[:, width // 2 :] = True
+    image = rng.normal(100, 20, (4, height, width)).astype(np.float32)
+    image[3] += 200 * where
+    if nodata is not None:
+        image[:, :18, :18] = nodata
+    return write_tif(folder / "scene.tif", image, nodata), where
+
+
+@pytest.mark.parametrize("model", ["probe", "finetune"], indirect=True)
+def test_a_scene_is_mapped_on_its_own_ground(model, tmp_path):
+    path, where = scene(tmp_path, nodata=-1.0)
+    out = tmp_path / "map.tif"
+    arguments = ["--model", str(model), "--input", f"S2={path}", "--out", str(out)]
+    assert main(["predict", *arguments]) == 0
+    with rasterio.open(path) as source, rasterio.open(out) as file:
+        assert (file.crs, file.transform, file.shape) == (
+            source.crs, source.transform, source.shape,
+        )  # fmt: skip
+        found = file.read(1)
+    measured = np.ones_like(where)
+    measured[:18, :18] = False
+    assert (found[measured] == where[measured]).mean() > 0.85
+    assert (found[:17, :17] == 0).all()
+    assert not list(tmp_path.glob("*.partial"))
+
+
+def test_the_result_does_not_depend_on_the_batch(model, tmp_path):
+    path, _ = scene(tmp_path)
+    loaded, maps = load_model(model, CPU), []
+    for batch in (1, 7):
+        predict_scene(loaded, {"S2": path}, tmp_path / f"{batch}.tif", batch=batch)
+        with rasterio.open(tmp_path / f"{batch}.tif") as file:
+            maps.append(file.read(1))
+    assert (maps[0] == maps[1]).mean() > 0.999
+    predict_scene(loaded, {"S2": path}, tmp_path / "again.tif", batch=7)
+    assert (tmp_path / "again.tif").read_bytes() == (tmp_path / "7.tif").read_bytes()
+
+
+def test_a_saved_model_predicts_as_it_did(made, tmp_path):  # noqa: F811
+    """Of one window without overlap: what the fit's own head says of it."""
+    import torch
+
+    config = made(keep_models=True)
+    transfer(config)
+    (folder,) = (config.out / "models").iterdir()
+    loaded = load_model(folder, CPU)
+    source = tmp_path / "data" / "i3.tif"
+    predict_scene(loaded, {"S2": source}, tmp_path / "one.tif", overlap=0)
+    with rasterio.open(source) as file:
+        image = loaded.adapters["S2"](file.read(), (160.0, 160.0))[None]
+    maps = loaded.backbone({"S2": image}, {"S2": torch.tensor([True])}, loaded.layers)
+    wanted = loaded.head(maps, (16, 16)).argmax(1)[0]
+    with rasterio.open(tmp_path / "one.tif") as file:
+        assert np.array_equal(file.read(1), wanted.numpy())
+    with np.load(next((config.out / "sheets").iterdir())) as sheet:
+        place = sheet["keys"].tolist().index("i3.tif")
+        assert np.array_equal(sheet["predicted"][place, 0], wanted.numpy())
+
+
+def test_what_cannot_be_mapped_is_told(model, tmp_path, made, capsys):  # noqa: F811
+    path, _ = scene(tmp_path)
+    loaded = load_model(model, CPU)
+    with pytest.raises(ConfigError, match="DEM: the model takes S2"):
+        predict_scene(loaded, {"DEM": path}, tmp_path / "x.tif")
+    with pytest.raises(ConfigError, match="not a multiple of the backbone's patches of 40 m"):
+        predict_scene(loaded, {"S2": path}, tmp_path / "x.tif", window_m=170)
+    with pytest.raises(ConfigError, match="write --window with a smaller one"):
+        predict_scene(loaded, {"S2": path}, tmp_path / "x.tif", window_m=800)
+    (tmp_path / "broken.tif").write_bytes(b"II*\0 nothing")
+    with pytest.raises(RunError, match="no raster that can be read"):
+        predict_scene(loaded, {"S2": tmp_path / "broken.tif"}, tmp_path / "x.tif")
+    assert main(["predict", "--model", str(model), "--input", "S2", "--out", "x.tif"]) == 2
+    assert "--input takes MODALITY=FILE" in capsys.readouterr().err
+    with pytest.raises(RunError, match="write keep_models=true"):
+        load_model(tmp_path, CPU)
+    save_stage2(tmp_path / "run", seed=9)
+    with pytest.raises(RunError, match="is not the one that"):
+        load_model(model, CPU)
+    assert not (tmp_path / "x.tif").exists()
