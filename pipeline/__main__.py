@@ -1,4 +1,4 @@
-"""`python -m pipeline`: inspect and doctor before, train, tokenize, generate, transfer, report and export.
+"""`python -m pipeline`: inspect and doctor before; train, tokenize, generate, transfer; report, export after.
 
 Every command recognises finished work from the disk and goes on with unfinished work. Exit codes:
 0 done; 2 something to correct; 65 gave up, starting again would not help; 75 committed, start me again.

@@ -66,3 +66,18 @@ def test_codecs_and_readers_measure_a_data_set(tmp_path: Path) -> None:
     assert len(output.splitlines()) == len(rows) + 1
     argv = ("--modalities", "DEM", "--batch", "2", "--steps", "2", "--workers", "1")
     assert "threads / processes" in run("benchmarks/readers.py", tmp_path / "set", *argv)
+
+
+def test_tiled_inference_is_measured(tmp_path: Path) -> None:
+    run(
+        "benchmarks/transfer.py",
+        "--side",
+        "500",
+        "--window-px",
+        "96",
+        "--json",
+        tmp_path / "x.json",
+    )
+    found = json.loads((tmp_path / "x.json").read_text())
+    assert found["pixels_per_s"] > 0
+    assert found["beyond_mb"] < 2048

@@ -174,3 +174,27 @@ def test_a_line_after_a_broken_one_can_be_read(tmp_path):
         file.write('{"cell": "b", "tas')
     append_results(tmp_path, [{"cell": "c"}])
     assert [x["cell"] for x in read_results(tmp_path)] == ["a", "c"]
+
+
+def test_regression_with_gaps_goes_into_the_record(made, tmp_path):
+    """Heights are NaN where nobody measured: numbers of the record are JSON all the same."""
+    import numpy as np
+    import rasterio
+
+    from tests.transfer.worlds import write_tif
+
+    config = made()
+    for path in (tmp_path / "data").glob("m*.tif"):
+        with rasterio.open(path) as file:
+            height = 5 + 10 * file.read().astype(np.float32)
+        height[:, :2] = np.nan
+        write_tif(path, height)
+    task = config.tasks["masks"].model_dump()
+    task |= {"type": "regression", "data": {**task["data"], "classes": ()}}
+    transfer(made(tasks={"heights": task}))
+    (line,) = read_results(config.out)
+    assert line["metrics"]["r2"]["value"] > 0.5
+    assert line["metrics"]["rmse"]["value"] < 4
+    with np.load(next((config.out / "sheets").iterdir())) as sheet:
+        assert np.isnan(sheet["truth"][:, :, :2]).all()
+        assert abs(sheet["predicted"].mean() - 10) < 2
