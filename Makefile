@@ -37,8 +37,9 @@ test: $(VENV)/.dev ## all checks and all tests
 	    echo "== make test-cluster: skipped"; \
 	fi
 
+# A file's tests stay together: they share what they made.
 quick: $(VENV)/.dev ## the tests that need one process
-	$(BIN)/python -m pytest $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile $(ARGS)
 
 test-dist: $(VENV)/.dev ## the tests that need several ranks, MPI or a browser
 	$(BIN)/python -m pytest -m "dist or mpi or browser" $(ARGS)
