@@ -3,7 +3,7 @@
 Shapes: B batch, N samples of a split, D width, h w grid.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -122,7 +122,6 @@ class LiveFeed:
 
 
 Feed = FrozenFeed | LiveFeed
-Progress = Callable[[int], None]
 
 
 @torch.no_grad()
@@ -148,5 +147,5 @@ def hidden(batch: Batch, share: float, rng: np.random.Generator) -> Batch:
     spared = torch.from_numpy(rng.random(there.shape)).masked_fill(~there, -1).argmax(1)
     empty = ~kept.any(1)
     kept[empty, spared[empty]] = there[empty, spared[empty]]
-    present: Mapping[str, Tensor] = dict(zip(names, kept.unbind(1), strict=True))
-    return Batch(batch.images, dict(present), batch.places)
+    present = dict(zip(names, kept.unbind(1), strict=True))
+    return Batch(batch.images, present, batch.places)

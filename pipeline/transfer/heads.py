@@ -19,8 +19,6 @@ _MAX_GROUPS = 8
 class VectorHead(nn.Module):
     """Mean over places, standardised by what training saw, and a linear layer: one vector per sample."""
 
-    num_maps = 1
-
     def __init__(self, width: int, num_outputs: int):
         super().__init__()
         self.norm = nn.BatchNorm1d(width, affine=False)
@@ -38,8 +36,6 @@ class VectorHead(nn.Module):
 class LinearMapHead(nn.Module):
     """A linear layer per place, interpolated to the label's pixels."""
 
-    num_maps = 1
-
     def __init__(self, width: int, num_outputs: int):
         super().__init__()
         self.norm = nn.BatchNorm2d(width, affine=False)
@@ -52,8 +48,6 @@ class LinearMapHead(nn.Module):
 
 class ConvHead(nn.Module):
     """A light decoder: transposed convolutions double the grid up to the label's, at most four times."""
-
-    num_maps = 1
 
     def __init__(self, width: int, num_outputs: int, num_doublings: int, channels: int = 128):
         super().__init__()

@@ -5,19 +5,16 @@ FOLDER/
   config.json          task, classes, bands, ground, where the backbone came from
 """
 
-import json
-import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import nn
 
 from configs.registry import BandStatistics
 from configs.schema import InputSet, Modality, TransferConfig
+from pipeline.engine.artifact import RECORD, read_record, read_weights, write_artifact
 from pipeline.engine.errors import RunError
-from pipeline.engine.lifecycle import write_atomic
 from pipeline.transfer.adapt import Adapter
 from pipeline.transfer.backbone import Backbone, Intake
 from pipeline.transfer.fit import Scale
@@ -55,16 +52,11 @@ def save_model(
     given: InputSet,
 ) -> None:
     """Write the folder; it appears under its name only when it is whole."""
-    temporary = folder.with_name(folder.name + ".tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
     weights = {f"head.{n}": v for n, v in head.state_dict().items()}
     tuned = cell.protocol == "finetune"
     # Random twins have no other home than this folder.
     if tuned or config.init == "random":
         weights |= {f"backbone.{n}": v for n, v in backbone.state_dict().items()}
-    kept = {n: v.detach().cpu().contiguous() for n, v in weights.items()}
-    save_file(kept, temporary / "model.safetensors")
     target = task.target
     record: dict[str, Any] = {
         "version": VERSION,
@@ -91,19 +83,16 @@ def save_model(
             for name, adapter in task.adapters.items()
         },
     }
-    write_atomic(temporary / "config.json", json.dumps(record, indent=1))
-    shutil.rmtree(folder, ignore_errors=True)
-    temporary.rename(folder)
+    write_artifact(folder, weights, record)
 
 
 def load_model(folder: Path, device: torch.device) -> SavedModel:
     """Read what `save_model` wrote. Raises RunError where files are missing, or the backbone is another."""
-    path = folder / "config.json"
-    if not path.is_file():
+    if not (folder / RECORD).is_file():
         raise RunError(
             f"no trained model in {folder}; write keep_models=true for `python -m pipeline transfer`"
         )
-    record = json.loads(path.read_text())
+    record = read_record(folder)
     if "num_outputs" not in record:
         raise RunError(f"{folder} is no model of a task; name a folder below OUT/models")
     if backbone_digest(record["backbone"]) != record["backbone_digest"]:
@@ -119,7 +108,7 @@ def load_model(folder: Path, device: torch.device) -> SavedModel:
         adapters[name] = Adapter(Modality.model_validate(entry["row"]), intake, statistics)
         own[name] = entry["own"]
     offered = {name: adapter.intake for name, adapter in adapters.items()}
-    weights = load_file(folder / "model.safetensors")
+    weights = read_weights(folder)
     backbone = open_backbone(
         record["backbone"], offered, device, 0 if record["has_backbone"] else None
     )

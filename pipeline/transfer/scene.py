@@ -13,7 +13,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -31,11 +31,12 @@ from pipeline.transfer.saved import SavedModel
 from shards.sources.grid import GRID_M
 
 
-class Window:
+class Window(NamedTuple):
     """Images of one window as the backbone takes them, and where it lies in metres."""
 
-    def __init__(self, top: int, left: int, images: dict[str, Tensor], measured: np.ndarray):
-        self.top, self.left, self.images, self.measured = top, left, images, measured
+    left: int
+    images: dict[str, Tensor]
+    measured: np.ndarray
 
 
 def predict_scene(
@@ -135,7 +136,7 @@ class _Scene:
                     images[name] = adapter(part, side)
                     measured |= _nearest(there, self._size)
             if images:
-                yield Window(top, left, images, measured)
+                yield Window(left, images, measured)
 
     @torch.no_grad()
     def _predict(self, windows: list[Window]) -> None:

@@ -40,10 +40,6 @@ class Batch:
         images = {n: x.to(device) for n, x in self.images.items()}
         return Batch(images, {n: x.to(device) for n, x in self.present.items()}, self.places)
 
-    def some(self) -> Tensor:
-        """Which samples have anything at all: bool [B]."""
-        return torch.stack(list(self.present.values())).any(0)
-
 
 class LabelledSamples:
     """The samples of a task that have a label; before any backbone is known.

@@ -1,0 +1,103 @@
+"""Trained on one set of inputs, tested on another; samples that have nothing; several labels; other sizes."""
+
+import numpy as np
+import pytest
+
+from configs.schema import InputSet, TaskConfig, TransferConfig
+from pipeline.transfer.conditions import test_sets as sets_of
+from pipeline.transfer.record import read_results
+from pipeline.transfer.run import transfer
+from tests.transfer.worlds import (
+    BANDS,
+    mask_task,
+    open_task,
+    save_stage2,
+    stage2,
+    two_classes,
+    write_tif,
+)
+
+IMAGES = {"image": {"modality": "S2", "bands": BANDS}, "radar": {"modality": "S1GRD"}}
+
+
+def write_pairs(folder, count=32, lacking=()):
+    """Optical images and radar of the same two materials; some samples lack the optical one."""
+    rng = np.random.default_rng(3)
+    lines = ["image,radar,mask,kinds,split"]
+    for i in range(count):
+        image, mask = two_classes(rng)
+        radar = rng.normal((-12, -20), 2, (16, 16, 2)).transpose(2, 0, 1) + 12 * mask
+        write_tif(folder / f"i{i}.tif", image)
+        write_tif(folder / f"r{i}.tif", radar.astype(np.float32))
+        write_tif(folder / f"m{i}.tif", mask)
+        optical = "" if i in lacking else f"i{i}.tif"
+        split = ("train", "train", "val", "test")[i % 4]
+        kinds = "left;right" if i % 3 else "left"
+        lines.append(f"{optical},r{i}.tif,m{i}.tif,{kinds},{split}")
+    (folder / "table.csv").write_text("\n".join(lines) + "\n")
+    return folder / "table.csv"
+
+
+def config_of(tmp_path, task, **changes) -> TransferConfig:
+    values = {
+        "kind": "transfer", "backbone": str(save_stage2(tmp_path / "run")), "out": tmp_path / "out",
+        "tasks": {"t": task}, "protocols": ["probe"], "bootstrap": 0,
+        "fit": {"num_steps": 60, "batch": 8, "eval_every": 20},
+    }  # fmt: skip
+    return TransferConfig.model_validate(values | changes)
+
+
+def pair_task(table, **more):
+    task = mask_task(table).model_dump()
+    return task | {"data": {**task["data"], "images": IMAGES}} | more
+
+
+def test_trained_on_one_set_and_tested_on_another(tmp_path):
+    """A head that saw radar alone reads radar better than one that saw the optical image alone."""
+    task = pair_task(write_pairs(tmp_path / "data", lacking=(3, 7)))
+    alone = {n: {"modalities": [n]} for n in ("S2", "S1GRD")}
+    transfer(config_of(tmp_path, task, train_on=alone, test_on={"both": {}, **alone}))
+    lines = read_results(tmp_path / "out")
+    found = {(x["train_on"], x["test_on"]): x["metrics"]["miou"]["value"] for x in lines}
+    assert len(found) == 6
+    for trained, other in (("S2", "S1GRD"), ("S1GRD", "S2")):
+        assert found[trained, trained] > 0.8
+        assert found[trained, trained] > found[trained, other] + 0.1
+    # Two of eight test samples have no optical image: alone it can tell nothing about them.
+    counts = {x["test_on"]: x["num_test"] for x in lines}
+    assert counts == {"both": 8, "S2": 6, "S1GRD": 8}
+
+
+def test_sets_that_are_told_apart_by_nothing_are_made_once():
+    config = TransferConfig.model_construct(test_on=None)
+    assert list(sets_of(config, ["a"])) == ["all"]
+    assert list(sets_of(config, ["a", "b"])) == ["all", "without/a", "without/b"]
+    assert len(sets_of(config, ["a", "b", "c"])) == 7
+
+
+def test_several_labels_by_neighbours_and_probe(tmp_path):
+    task = pair_task(write_pairs(tmp_path / "data"), type="multilabel")
+    task["data"] |= {"label": "kinds", "classes": ["left", "right"]}
+    transfer(
+        config_of(tmp_path, task, protocols=["knn", "probe"], neighbours=3, test_on={"all": {}})
+    )
+    for line in read_results(tmp_path / "out"):
+        values = {n: s["value"] for n, s in line["metrics"].items()}
+        assert set(values) == {"map", "f1", "f1_micro"}
+        # All samples are `left`: whoever learned anything knows that.
+        assert values["f1_micro"] > 0.6
+        assert "confusion" not in line
+
+
+@pytest.mark.parametrize(("window_m", "side"), [(None, 16), (230.0, 24), (40.0, 4)])
+def test_images_are_shown_in_whole_patches_of_any_ground(tmp_path, window_m, side):
+    config = TaskConfig.model_validate(
+        mask_task(write_pairs(tmp_path / "data", 8)).model_dump() | {"window_m": window_m}
+    )
+    backbone = stage2(tmp_path / "run")
+    task = open_task(config, backbone)
+    batch = task.batch("train", [0, 1], InputSet())
+    assert batch.images["S2"].shape == (2, 4, side, side)
+    (found,) = backbone(batch.images, batch.present, [0])
+    assert found.shape[-2:] == (side // 4, side // 4)
+    assert task.label_batch("train", np.array([0])).shape == (1, 16, 16)
