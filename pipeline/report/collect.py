@@ -109,7 +109,9 @@ def collect(folder: Path) -> Found:
 
 
 def _add_single(found: Found, config: Record) -> None:
-    shards = dig(config, "data", "shards")
+    tasks = (config.get("tasks") or {}).values() if found.single == "transfer" else ()
+    of_tasks = (dig(task, "data", "shards") for task in tasks)
+    shards = dig(config, "data", "shards") or next((s for s in of_tasks if s), None)
     if shards and (Path(shards) / "manifest.json").is_file():
         found.dataset = _dataset(Path(shards), found.notes)
     if found.single == "transfer":
