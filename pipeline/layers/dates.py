@@ -2,7 +2,7 @@
 
 A day is a point in years, and each period a circle it goes round: a year and its harmonics tell the
 season, longer periods the years. The month on a circle is Presto's and Galileo's (Tseng et al. 2023,
-2025); harmonics of the year describe what vegetation does in Zhu & Woodcock 2014 (eq. 1). Days and not
+2025); harmonics of the year describe what vegetation does in Zhu & Woodcock 2014. Days and not
 months, because two images of one month may lie a harvest apart; circles and not the numbers 1 to 365,
 because the last day of a year is next to the first.
 """

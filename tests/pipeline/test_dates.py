@@ -80,6 +80,7 @@ class Earth:
 
     num_samples = 1
     modalities = ROWS
+    extras = ("tok_NDVI", "tok_NDVI_t1", "tok_NDVI_t2", "tok_LULC")
     parts: dict[str, np.ndarray]
 
     def __init__(self):
