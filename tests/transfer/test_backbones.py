@@ -23,7 +23,7 @@ from pipeline.stage2 import artifact as of_stage2
 from pipeline.stage2.encoder import Encoder
 from pipeline.stage2.layout import Layout, Stream, with_offsets
 from pipeline.stage2.model import MaskedTransformer
-from pipeline.transfer.backbone import Backbone, Intake
+from pipeline.transfer.backbone import Backbone
 from pipeline.transfer.feed import hidden, turned
 from pipeline.transfer.opening import open_backbone
 from pipeline.transfer.task import Batch
@@ -233,28 +233,6 @@ def test_hidden_modalities_never_are_all():
     assert not found["a"][:250].any()
     # More than the 30 % that chance leaves: whoever would lose all is spared one.
     assert 0.3 < kept[250:].float().mean() < 0.5
-
-
-def test_a_vit_of_timm(tmp_path):
-    pytest.importorskip("timm", reason="timm is not installed")
-    offered = {
-        "S2": Intake(("B02", "B08"), (100.0, 200.0), (50.0, 60.0), 10.0, 16),
-        "L8": Intake(("B2",), (1.0,), (2.0,), 30.0, 16),
-    }
-    vit = open_backbone("timm:vit_tiny_patch16_224", offered, CPU, 0).eval()
-    assert {n: i.patch_px for n, i in vit.intakes.items()} == {"S2": 16, "L8": 5}
-    given = {"S2": torch.randn(2, 2, 48, 48) * 50, "L8": torch.randn(2, 1, 16, 16)}
-    present = everything(given)
-    found = vit(given, present, [3, 11])
-    assert [tuple(f.shape) for f in found] == [(2, 192, 3, 3)] * 2
-    present["L8"][0] = False
-    other = {**given, "L8": given["L8"] + 5}
-    (a,), (b,) = vit(given, present, [11]), vit(other, present, [11])
-    assert torch.allclose(a[0], b[0])
-    assert not torch.allclose(a[1], b[1])
-    assert vit.level("vit.patch_embed.proj.weight") == 0
-    assert vit.level("vit.blocks.4.mlp.fc1.weight") == 5
-    assert vit.level("vit.norm.weight") == 13
 
 
 def test_timm_is_an_extra_that_an_error_names(monkeypatch):
