@@ -13,12 +13,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import xxhash
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from pipeline.engine.errors import RunError
-from pipeline.engine.lifecycle import write_atomic
+from pipeline.engine.lifecycle import file_digest, write_atomic
 from shards.files import fsync_folder
 
 WEIGHTS, RECORD = "model.safetensors", "config.json"
@@ -49,7 +48,7 @@ def write_artifact(folder: Path, weights: Mapping[str, Tensor], record: Mapping[
     }
     with new_folder(folder) as temporary:
         save_file(kept, temporary / WEIGHTS)
-        record = {**record, _DIGEST: _digest(temporary / WEIGHTS)}
+        record = {**record, _DIGEST: file_digest(temporary / WEIGHTS)}
         write_atomic(temporary / RECORD, json.dumps(record, indent=1))
 
 
@@ -67,14 +66,6 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise RunError(f"{path} is missing; train it again or restore the file")
     # Artifacts of earlier versions tell no digest.
-    if _DIGEST in record and _digest(path) != record[_DIGEST]:
+    if _DIGEST in record and file_digest(path) != record[_DIGEST]:
         raise RunError(f"{path} is damaged: its digest is not the one in {RECORD}")
     return load_file(path)
-
-
-def _digest(path: Path) -> str:
-    state = xxhash.xxh3_128()
-    with path.open("rb") as file:
-        while block := file.read(1 << 24):
-            state.update(block)
-    return state.hexdigest()

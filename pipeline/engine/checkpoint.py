@@ -27,7 +27,7 @@ from configs.schema import EngineConfig
 from pipeline.engine.base import Piece, Scalars
 from pipeline.engine.distributed import World
 from pipeline.engine.errors import CheckpointError, OtherFormatError
-from pipeline.engine.lifecycle import write_atomic
+from pipeline.engine.lifecycle import file_digest, write_atomic
 from pipeline.engine.mapped import MappedMemory
 from pipeline.engine.statefile import Snapshot, Written, file_name
 from shards.files import fsync_folder
@@ -274,18 +274,9 @@ def verify(folder: Path, share: int = 0, num_shares: int = 1) -> Commit:
             raise CheckpointError(
                 f"{path} has {path.stat().st_size} bytes, committed were {expected['bytes']}"
             )
-        if digest(path) != expected["xxh3_128"]:
+        if file_digest(path) != expected["xxh3_128"]:
             raise CheckpointError(f"{path} is not what was committed: its digest differs")
     return commit
-
-
-def digest(path: Path) -> str:
-    """xxh3-128 of a file, read in blocks."""
-    state = xxhash.xxh3_128()
-    with path.open("rb") as file:
-        while block := file.read(1 << 22):
-            state.update(block)
-    return state.hexdigest()
 
 
 def _verified(folder: Path, share: int, num_shares: int) -> Commit | str:

@@ -26,6 +26,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import xxhash
+
 from configs import to_yaml
 from configs.schema import RunConfig
 from pipeline.engine.errors import DivergedError, RunError
@@ -101,6 +103,15 @@ def run_lock(folder: Path) -> Iterator[None]:
         file.write(f"process {os.getpid()} on {socket.gethostname()}")
         file.flush()
         yield
+
+
+def file_digest(path: Path) -> str:
+    """xxh3-128 of a file, read in blocks."""
+    state = xxhash.xxh3_128()
+    with path.open("rb") as file:
+        while block := file.read(1 << 22):
+            state.update(block)
+    return state.hexdigest()
 
 
 def write_atomic(path: Path, text: str) -> None:

@@ -4,11 +4,11 @@ Shapes: B batch, N tokens of one modality, D width, M modalities.
 """
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 Grid = tuple[int, int]
 Merge = Literal["none", "mean", "max", "concat"]
@@ -74,8 +74,40 @@ def check_parts(parts: Sequence[Part], patches_m: Sequence[float]) -> None:
         raise ValueError(f"all images show the same ground; given are {told}")
 
 
-def layer_number(layer: int, depth: int) -> int:
-    """A layer counted from 0, or back from the last. Raises ValueError where there is none."""
+def run_blocks(
+    blocks: nn.ModuleList, norm: nn.Module, x: Tensor, layers: Sequence[int] | None, *given: Any
+) -> list[Tensor]:
+    """Features after the chosen `layers` (all by default), the last block's normalised.
+
+    Negative numbers count from the last; blocks get `given` as well. Raises ValueError for a layer that there
+    is not.
+    """
+    depth = len(blocks)
+    wanted = range(depth) if layers is None else [_layer_number(i, depth) for i in layers]
+    found = {}
+    for number, block in enumerate(blocks[: max(wanted) + 1]):
+        x = block(x, *given)
+        if number in wanted:
+            found[number] = norm(x) if number == depth - 1 else x
+    return [found[number] for number in wanted]
+
+
+def split_features(
+    features: Sequence[Tensor],
+    skipped: int,
+    parts: Sequence[Part],
+    how: Merge,
+    room: Sequence[str] = (),
+) -> list[dict[str, Tensor]] | list[Tensor]:
+    """Of each layer the features of each part by name, or merged; the first `skipped` tokens are no part."""
+    sizes = [p.count for p in parts]
+    split = [x[:, skipped:].split(sizes, 1) for x in features]
+    if how == "none":
+        return [{p.name: x for p, x in zip(parts, xs, strict=True)} for xs in split]
+    return [merge_parts(parts, xs, how, room) for xs in split]
+
+
+def _layer_number(layer: int, depth: int) -> int:
     if not -depth <= layer < depth:
         raise ValueError(f"layer {layer}: the encoder has {depth}, 0 to {depth - 1}")
     return layer % depth

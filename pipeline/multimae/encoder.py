@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from configs.schema import Modality, MultiMAEConfig
 from pipeline.data.transforms import Normaliser
-from pipeline.layers.merge import Merge, Part, check_parts, layer_number, merge_parts
+from pipeline.layers.merge import Merge, Part, check_parts, run_blocks, split_features
 from pipeline.layers.positions import resized_positions
 from pipeline.layers.standardise import Standardise, measured
 from pipeline.multimae import artifact
@@ -113,20 +113,9 @@ class MultiMAEEncoder(Trunk):
         if any(p.real is not None for p in parts):
             real = torch.cat([p.mask(tokens.device) for p in parts], 1)
         h, mask = self.with_globals(tokens), self.mask(real)
-        depth = len(self.encoder)
-        wanted = range(depth) if layers is None else [layer_number(i, depth) for i in layers]
-        found = {}
-        for number, block in enumerate(self.encoder):
-            h = block(h, mask)
-            if number in wanted:
-                found[number] = self.encoder_norm(h) if number == depth - 1 else h
-            if number == max(wanted):
-                break
-        sizes = [p.count for p in parts]
-        split = [found[n][:, self.config.num_global_tokens :].split(sizes, 1) for n in wanted]
-        if merge == "none":
-            return [{p.name: x for p, x in zip(parts, xs, strict=True)} for xs in split]
-        return [merge_parts(parts, xs, merge, self.expected) for xs in split]
+        features = run_blocks(self.encoder, self.encoder_norm, h, layers, mask)
+        num_first = self.config.num_global_tokens
+        return split_features(features, num_first, parts, merge, self.expected)
 
     def _embed(
         self, inputs: Mapping[str, Tensor], present: Mapping[str, Tensor]

@@ -22,7 +22,7 @@ from pipeline.data.transforms import Normaliser
 from pipeline.layers.attention import Rotation
 from pipeline.layers.blocks import EncoderBlock
 from pipeline.layers.dates import date_features
-from pipeline.layers.merge import Grid, Merge, Part, check_parts, layer_number, merge_parts
+from pipeline.layers.merge import Grid, Merge, Part, check_parts, run_blocks, split_features
 from pipeline.layers.positions import (
     PlaceTable,
     distance_bias,
@@ -140,21 +140,9 @@ class Encoder(nn.Module):
             real = torch.cat([masks[0].new_ones(h.shape[0], self.config.num_registers), *masks], 1)
             real = real[:, None, None]
         bias, turned = self._relative(places, real, h.dtype)
-        depth = len(self.encoder)
-        wanted = range(depth) if layers is None else [layer_number(i, depth) for i in layers]
-        found = {}
-        for number, block in enumerate(self.encoder):
-            h = block(h, bias, turned)
-            if number in wanted:
-                found[number] = self.encoder_norm(h) if number == depth - 1 else h
-            if number == max(wanted):
-                break
-        sizes = [p.count for p in parts]
-        split = [found[n][:, self.config.num_registers :].split(sizes, 1) for n in wanted]
-        if merge == "none":
-            return [{p.name: x for p, x in zip(parts, xs, strict=True)} for xs in split]
+        features = run_blocks(self.encoder, self.encoder_norm, h, layers, bias, turned)
         room = [n for n in self.expected if self.stream(n)[1].grid]
-        return [merge_parts(parts, xs, merge, room) for xs in split]
+        return split_features(features, self.config.num_registers, parts, merge, room)
 
     def _embed(
         self,

@@ -15,8 +15,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from pipeline.engine.base import Piece
-from pipeline.engine.checkpoint import digest
 from pipeline.engine.errors import CheckpointError
+from pipeline.engine.lifecycle import file_digest
 from pipeline.engine.replicated import share, whole
 from pipeline.engine.statefile import Snapshot, StateReader, file_name
 
@@ -62,7 +62,7 @@ def write(folder: Path, ranks: list[list[Piece]]) -> None:
         written = snapshot.write(folder / file_name(rank))
         path = folder / file_name(rank)
         assert written.num_bytes == size == path.stat().st_size
-        assert written.digest == digest(path)
+        assert written.digest == file_digest(path)
 
 
 shapes = st.lists(st.integers(0, 5), max_size=3).map(tuple)
