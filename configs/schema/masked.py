@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from configs.schema.masking import DirichletMasking, MaskingConfig
+from configs.schema.masking import DirichletMasking, MaskingConfig, NothingMasking
 from configs.schema.modality import dated, undated
 from configs.schema.transformer import TransformerConfig
 
@@ -80,6 +80,11 @@ class MaskedConfig(TransformerConfig):
     def _known_masking(self) -> "MaskedConfig":
         if not self.masking:
             raise ValueError("name at least one strategy in `masking`, such as {kind: dirichlet}")
+        if not self.num_registers and any(isinstance(e, NothingMasking) for e in self.masking):
+            raise ValueError(
+                "masking: with {kind: nothing} some samples have no input, and attention needs a token; "
+                "write num_registers: 4"
+            )
         pixels, tokens, asked = map(self.on_dates, (self.pixels, self.tokens, self.targets))
         inputs = {*pixels, *tokens, *(f"{n}@px" for n in pixels), *(f"{n}@tok" for n in tokens)}
         targets = {*asked, *(f"{n}@tok" for n in asked)}

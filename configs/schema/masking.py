@@ -25,8 +25,7 @@ class _TargetShares(_Masking):
 
     `alpha_target` has one or several values, one of them drawn per sample; small ones favour few
     modalities. `alpha_target_by` overrides it by modality (`LULC`; of several dates all, or one of them:
-    `NDVI_t1`) or stream (`LULC@tok`). Alpha 0: nothing
-    as long as others have tokens to give.
+    `NDVI_t1`) or stream (`LULC@tok`). Alpha 0: nothing as long as others have tokens to give.
     """
 
     alpha_target: tuple[Alpha, ...] = Field(default=(0.5,), min_length=1)
@@ -74,7 +73,21 @@ class SingleMasking(_TargetShares):
     of: Literal["pixels", "any"] = "pixels"
 
 
+class NothingMasking(_TargetShares):
+    """Nothing is seen: what a model makes of no source, which guidance compares with.
+
+    Ho and Salimans (2022) leave the condition out of 10 to 20 % of the samples.
+    """
+
+    kind: Literal["nothing"] = "nothing"
+
+
 MaskingConfig = Annotated[
-    DirichletMasking | RandomMasking | BlockMasking | TubeMasking | SingleMasking,
+    DirichletMasking
+    | RandomMasking
+    | BlockMasking
+    | TubeMasking
+    | SingleMasking
+    | NothingMasking,
     Field(discriminator="kind"),
 ]

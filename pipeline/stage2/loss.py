@@ -75,9 +75,9 @@ def num_inputs(batch: Batch, layout: Layout) -> Tensor:
 
 
 def summarise_inputs(sums: Sums) -> dict[str, float]:
-    """Of held-out sums, the mean cross-entropy and accuracy of samples that see 1, 2, ... modalities."""
+    """Of held-out sums, the mean cross-entropy and accuracy of samples that see 0, 1, 2, ... modalities."""
     values = {}
-    for n in range(1, MOST_INPUTS + 1):
+    for n in range(MOST_INPUTS + 1):
         count = float(sums.get(f"inputs/{n}/count", 0))
         if count:
             for what in ("ce", "accuracy"):
@@ -89,7 +89,7 @@ def _by_inputs(entropy: Tensor, right: Tensor, batch: Batch, layout: Layout) -> 
     """Sums over samples of [B] weighted means over their targets, by the number of inputs."""
     counted = num_inputs(batch, layout).clamp(max=MOST_INPUTS)
     sums: Sums = {}
-    for n in range(1, MOST_INPUTS + 1):
+    for n in range(MOST_INPUTS + 1):
         mine = (counted == n).to(entropy.dtype)
         sums[f"inputs/{n}/count"] = mine.sum()
         sums[f"inputs/{n}/ce"] = (mine * entropy).sum()

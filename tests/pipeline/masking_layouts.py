@@ -75,7 +75,7 @@ def make(layout: Layout, *entries: dict[str, Any], num_in: int = 8, num_out: int
     targets = [streams[i].modality for i in layout.targets]
     config = MaskedConfig.model_validate(
         {"pixels": pixels, "tokens": tokens or ["none"], "targets": targets or ["none"],
-         "masking": entries or [{"kind": "dirichlet"}],
+         "masking": entries or [{"kind": "dirichlet"}], "num_registers": 1,
          "num_input_tokens": num_in, "num_target_tokens": num_out}
     )  # fmt: skip
     return build_masking(config, layout)
@@ -91,9 +91,15 @@ def tokens(places: np.ndarray | None) -> list[int]:
 
 
 def check_sound(
-    chosen: Selection, layout: Layout, available: np.ndarray, num_in: int, num_out: int
+    chosen: Selection,
+    layout: Layout,
+    available: np.ndarray,
+    num_in: int,
+    num_out: int,
+    *,
+    sees: bool = True,
 ) -> None:
-    """What holds of every strategy."""
+    """What holds of every strategy; `sees`: of those that show anything."""
     assert count(chosen.inputs) <= num_in
     assert count(chosen.targets) <= num_out
     for i, s in enumerate(layout.streams):
@@ -118,8 +124,10 @@ def check_sound(
             assert all((places >= -s.num_sentinels).all() for places in _of(chosen, i))
     if any(available[i] for i in layout.targets):
         assert chosen.targets
-    if any(available[i] for i in layout.pixels):
+    if sees and any(available[i] for i in layout.pixels):
         assert chosen.inputs
+    if not sees:
+        assert not any(tokens(places) for places in chosen.inputs.values())
 
 
 def _of(chosen: Selection, i: int) -> list[np.ndarray]:

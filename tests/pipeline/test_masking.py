@@ -39,6 +39,7 @@ ENTRIES: list[dict[str, Any]] = [
     {"kind": "tube", "share": 0.7},
     {"kind": "single"},
     {"kind": "single", "of": "any"},
+    {"kind": "nothing"},
     {"kind": "dirichlet", "modality_dropout": 0.6},
     {"kind": "tube", "modality_dropout": 0.6},
 ]
@@ -76,7 +77,7 @@ def test_every_strategy_is_sound_and_repeats(entry, sample, num_in, num_out, see
     layout, available = sample
     masking = make(layout, entry, num_in=num_in, num_out=num_out)
     first, second = (masking(np.random.default_rng(seed), available) for _ in range(2))
-    check_sound(first, layout, available, num_in, num_out)
+    check_sound(first, layout, available, num_in, num_out, sees=entry["kind"] != "nothing")
     assert first.starts == second.starts
     for a, b in ((first.inputs, second.inputs), (first.targets, second.targets)):
         assert list(a) == list(b) == sorted(a)
@@ -181,6 +182,16 @@ def test_single_shows_one_stream_alone_pixels_where_there_are_any():
     assert {next(iter(s)) for s in seen} == {0, 1, 2, 3, 4}
     without = [set(c.inputs) for c in draws({"kind": "single"}, available=ALL * [0, 1, 1, 1, 1])]
     assert {next(iter(s)) for s in without} == {1, 2, 3, 4}
+
+
+def test_nothing_shows_nothing_and_asks_for_all_it_may():
+    for chosen in draws({"kind": "nothing"}, times=50, num_out=40):
+        assert not chosen.inputs
+        assert count(chosen.targets) == 37
+    with pytest.raises(ValidationError, match="num_registers"):
+        MaskedConfig.model_validate(
+            {"tokens": ["a"], "targets": ["a"], "masking": [{"kind": "nothing"}]}
+        )
 
 
 def test_dropout_drops_modalities_in_all_their_forms_but_never_the_last():

@@ -182,3 +182,18 @@ def test_held_out_sums_tell_how_well_samples_with_few_inputs_do(model):
     ]
     assert told["inputs/2/accuracy"] == pytest.approx(np.mean(right), rel=1e-5)
     assert not any(k.startswith("inputs/3") for k in told)
+
+
+def test_a_sample_that_shows_nothing_is_learned_from_and_told_apart():
+    torch.manual_seed(0)
+    net = MaskedTransformer(LAYOUT, CONFIG.model_copy(update={"num_registers": 2})).double()
+    rng = np.random.default_rng(10)
+    nothing = masked(rng, {}, {1: [0, 1], 2: [0]})
+    shown = masked(rng, {0: [0, 1]}, {1: [0]})
+    batches = [make([s], n=2) for s in (nothing, shown)]
+    check_mixed_batch(net, make([nothing, shown], n=2), batches, atol=1e-6)
+    told = summarise_inputs(net(make([nothing, shown], n=2), evaluate=True).sums)
+    assert {key for key in told if key.endswith("/ce")} == {"inputs/0/ce", "inputs/1/ce"}
+    # Whatever the sample has beside its targets changes nothing: it was not shown.
+    other = Masked(Content({**nothing.content.streams, 0: np.ones((4, 12))}), nothing.selection)
+    assert torch.equal(net(make([nothing])).loss, net(make([other])).loss)

@@ -7,6 +7,7 @@ from configs.schema import (
     DirichletMasking,
     MaskedConfig,
     MaskingConfig,
+    NothingMasking,
     RandomMasking,
     SingleMasking,
 )
@@ -17,6 +18,7 @@ from pipeline.stage2.masking.drawing import Drawing
 from pipeline.stage2.masking.dropout import ModalityDropout
 from pipeline.stage2.masking.hiding import Hiding
 from pipeline.stage2.masking.mixture import Mixture
+from pipeline.stage2.masking.nothing import Nothing
 from pipeline.stage2.masking.selection import Strategy
 from pipeline.stage2.masking.single import Single
 from pipeline.stage2.masking.tube import draw_places
@@ -44,6 +46,8 @@ def _build(config: MaskingConfig, layout: Layout, drawing: Drawing) -> Strategy:
         strategy = Hiding(config, layout, drawing, blocks)
     elif isinstance(config, SingleMasking):
         strategy = Single(config, layout, drawing)
+    elif isinstance(config, NothingMasking):
+        strategy = Nothing(config, layout, drawing)
     else:
         strategy = Hiding(config, layout, drawing, partial(draw_places, share=config.share))
     if config.modality_dropout:
