@@ -5,7 +5,6 @@ Votes and bookkeeping always travel over gloo on the CPU, so that they never tou
 
 import atexit
 import os
-import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
@@ -128,7 +127,8 @@ def to_device(batch: dict[str, torch.Tensor], device: torch.device) -> dict[str,
 
 
 def start(device_wish: str = "auto", timeout_s: float = 1800) -> World:
-    """Join the other ranks. RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT say how.
+    """Join the other ranks. RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT say how; without them
+    there is one rank, and no port.
 
     Raises RunError when only some of them are set, or peers do not come within the time-out.
     """
@@ -137,12 +137,10 @@ def start(device_wish: str = "auto", timeout_s: float = 1800) -> World:
     if found and len(found) < len(names):
         missing = ", ".join(sorted(set(names) - set(found)))
         raise RunError(f"{', '.join(found)} set but {missing} not; set all of them or none")
-    if not found:
-        os.environ.update(
-            RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(_free_port())
-        )
+    # One rank alone must not leave a port in the environment: a process that it starts would meet it there.
+    store = None if found else dist.HashStore()  # type: ignore[attr-defined]
     os.environ.setdefault("LOCAL_RANK", "0")
-    rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    rank, size = env_rank(), int(os.environ.get("WORLD_SIZE", "1"))
     local_rank = int(os.environ["LOCAL_RANK"])
     device = pick_device(device_wish, local_rank)
     if device.type == "cuda":
@@ -151,10 +149,14 @@ def start(device_wish: str = "auto", timeout_s: float = 1800) -> World:
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
         try:
             dist.init_process_group(
-                backend, rank=rank, world_size=size, timeout=timedelta(seconds=timeout_s)
+                backend,
+                store=store,
+                rank=rank,
+                world_size=size,
+                timeout=timedelta(seconds=timeout_s),
             )
         except (dist.DistStoreError, RuntimeError, ValueError) as error:
-            where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+            where = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
             raise RunError(
                 f"rank {rank} of {size} could not join the others at {where}: {error}"
             ) from error
@@ -173,9 +175,3 @@ def _leave() -> None:
     _vote_group = None
     if dist.is_initialized():
         dist.destroy_process_group()
-
-
-def _free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]

@@ -1,7 +1,6 @@
 """The process as a run of one rank."""
 
 import os
-import socket
 
 import pytest
 
@@ -17,13 +16,7 @@ def _no_flushing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def world(monkeypatch: pytest.MonkeyPatch) -> World:
-    """This process as the only rank; processes that other tests start know nothing of it."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    place = {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 1, "MASTER_ADDR": "127.0.0.1"}
-    for name, value in (place | {"MASTER_PORT": port}).items():
-        monkeypatch.setenv(name, str(value))
+    """This process as the only rank."""
     # DeepSpeed looks for garbage at each start, which takes longer here than all else in a test.
     monkeypatch.setattr("gc.collect", lambda *_: 0)
     return distributed.start("cpu")
