@@ -53,6 +53,7 @@ class Bench:
         self.maps = [n for n in names if self.dataset.modalities[n].is_map]
         self.others = [n for n in names if n not in self.maps]
         streams = self.trained.targets(tuple(self.maps))
+        self.trained.study(self.dataset, streams)
         whereabouts = Whereabouts(self.dataset)
         self.judges = {
             n: Judge(self.trained, self.reader, whereabouts, n, streams[n], self.view)

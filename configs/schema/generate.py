@@ -27,8 +27,9 @@ class GenerateConfig(Frozen):
 
     `estimate` decides what a map is: `draw` draws tokens and sums `num_draws` of them up by their mean,
     or per pixel by the most frequent class, and tells how far they are apart; `expected` decodes
-    each token's expected latent (of class maps the most likely code), given the sources alone: no detail
-    that the sources do not tell, and the smaller error. Texts, places and dates are drawn once.
+    each token's expected latent (of class maps the most likely code), given the sources alone, and mixes
+    it with the mean of what the codes stood for in training: no detail that the sources do not tell, and
+    the smaller error. Texts, places and dates are drawn once.
 
     How tokens are drawn: `steps` rounds of `schedule` (`maskgit`: the most certain first, `roar`: in
     random order), `temperature` (0: the most likely), `top_k` (0: all), `top_p`; `guidance` above 1

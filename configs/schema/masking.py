@@ -83,11 +83,6 @@ class NothingMasking(_TargetShares):
 
 
 MaskingConfig = Annotated[
-    DirichletMasking
-    | RandomMasking
-    | BlockMasking
-    | TubeMasking
-    | SingleMasking
-    | NothingMasking,
+    DirichletMasking | RandomMasking | BlockMasking | TubeMasking | SingleMasking | NothingMasking,
     Field(discriminator="kind"),
 ]

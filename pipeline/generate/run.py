@@ -40,6 +40,9 @@ def generate(config: GenerateConfig) -> int:
     if config.inputs:
         from pipeline.generate.scene import generate_scene
 
+        dataset = trained.training_set() if config.estimate == "expected" else None
+        if dataset is not None:
+            trained.study(dataset, trained.targets(config.target))
         return generate_scene(config, trained)
     assert config.data is not None
     generate_samples(config, trained, open_dataset(config.data.shards))
@@ -60,6 +63,8 @@ def generate_samples(
             )
     reader = SampleReader(dataset, trained.layout, trained.normalisers)
     indices = _choose(dataset, config)
+    if judged and config.estimate == "expected":
+        trained.study(dataset, targets)
     shown: dict[str, list[Any]] = defaultdict(list)
     whereabouts = Whereabouts(dataset)
     judges = {

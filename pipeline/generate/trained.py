@@ -6,6 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from configs import ConfigError, load_config
@@ -16,10 +17,12 @@ from pipeline.data.transforms import Normaliser
 from pipeline.generate.chain import Drawn
 from pipeline.generate.decode import Decoder, Value, spread, summarise
 from pipeline.generate.picking import Sampling
+from pipeline.generate.readout import Readout
 from pipeline.stage1.artifact import fingerprint, named_tokenizer, tokenizer_folder
 from pipeline.stage2 import artifact
 from pipeline.stage2.model import MaskedTransformer
-from shards import SampleSet
+from pipeline.stage2.samples import SampleReader
+from shards import SampleSet, open_dataset
 
 
 class Trained:
@@ -40,6 +43,7 @@ class Trained:
         self.model, self.normalisers = model or artifact.load(run / "artifact", device)
         self.layout = self.model.layout
         self._decoders: dict[str, Decoder] = {}
+        self._readouts: dict[str, Readout] = {}
 
     @cached_property
     def config(self) -> Stage2Config:
@@ -52,6 +56,11 @@ class Trained:
     def shards(self) -> Path:
         """The shard set whose tokens the model was trained on; tokenizers are found from there."""
         return Path(self.config.data.shards)
+
+    def training_set(self) -> SampleSet | None:
+        """The shard set that the model was trained on, where it is still there."""
+        is_run = (self._run / "config.yaml").is_file()
+        return open_dataset(self.shards) if is_run and self.shards.is_dir() else None
 
     def decoder(self, name: str) -> Decoder:
         """The stage-1 tokenizer of a modality, the same on all dates."""
@@ -110,11 +119,23 @@ class Trained:
             found[exact] = next(i for i in layout.targets if layout.streams[i].part == exact)
         return found
 
+    def study(self, dataset: SampleSet, targets: Mapping[str, int]) -> None:
+        """Look up in training samples what codes of maps stand for, so that expected maps err less."""
+        reader = SampleReader(dataset, self.layout, self.normalisers)
+        for name, stream in targets.items():
+            if self.layout.streams[stream].kind == "map" and self.reads(dataset, name):
+                found = Readout.of(reader, stream, self.layout.views.centre)
+                self._readouts |= {name: found} if found else {}
+
     def values(self, name: str, drawn: Drawn, row: Modality) -> tuple[list[Value], list[Value]]:
         """One value per sample, and per-pixel spread over the draws (empty where there is one)."""
         decoder = self.decoder(name)
         if drawn.expected is not None:
-            return decoder.expected(drawn.expected), []
+            decoded, readout = decoder.expected(drawn.expected), self._readouts.get(name)
+            if readout is None:
+                return decoded, []
+            pairs = zip(decoded, drawn.expected, strict=True)
+            return [readout.mix(np.asarray(x), p) for x, p in pairs], []
         draws = [decoder(codes) for codes in drawn.draws]
         apart = spread(draws, row) if len(draws) > 1 and row.is_map else []
         return summarise(draws, row), apart
