@@ -105,6 +105,11 @@ class Modality(Frozen):
         """Size of the class axis: one more than the largest class value, so values index it."""
         return 1 + max(c.value for c in self.classes)
 
+    def pixels(self, metres: float) -> int:
+        """How many pixels of a map lie along so many metres."""
+        assert self.gsd_m is not None
+        return round(metres / self.gsd_m)
+
     def content(self) -> dict[str, Any]:
         """What decides the stored values, as JSON values.
 

@@ -101,8 +101,7 @@ class PixelReader:
             PRESENT: torch.tensor([[name in s.values for name in self.names] for s in samples])
         }
         for name, row in self.rows.items():
-            assert row.gsd_m is not None
-            side = round(self.window_m / row.gsd_m)
+            side = row.pixels(self.window_m)
             dtype = np.float32 if name in self.normalisers else np.uint8
             values = np.zeros((len(samples), row.num_bands, side, side), dtype)
             valid = np.zeros((len(samples), side, side), bool)

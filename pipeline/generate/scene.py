@@ -133,9 +133,8 @@ class _Scene:
         streams = dict(self._fixed)
         for name, raster in self._maps.items():
             row, stream = self._rows[name], self._trained.layout.streams[self._sources[name]]
-            size = round(self.tiling.window_m / row.gsd_m)  # type: ignore[operator]
-            at = round(top / row.gsd_m), round(left / row.gsd_m)  # type: ignore[operator]
-            window = raster.read(*at, size, size)
+            size = row.pixels(self.tiling.window_m)
+            window = raster.read(row.pixels(top), row.pixels(left), size, size)
             if not measured_pixels(window, row).any():
                 continue
             if stream.kind == "pixels":
@@ -157,15 +156,14 @@ class _Output:
             self._path = scene.config.out / f"{name}.jsonl"
             self._lines: list[str] = []
             return
-        assert row.gsd_m is not None
         end = ".npy" if scene.is_npy else ".tif"
         self._path = scene.config.out / f"{name}{suffix}{end}"
         self._votes = row.kind == "classes" and not suffix
         channels = row.num_classes if self._votes else 1 if row.kind == "classes" else row.num_bands
-        size = round(scene.tiling.window_m / row.gsd_m)
+        size = row.pixels(scene.tiling.window_m)
         overlap = round(size * scene.config.scene.overlap)
-        width = round(scene.grid.width * 10 / row.gsd_m)
-        self._height = round(scene.grid.height * 10 / row.gsd_m)
+        width = row.pixels(scene.grid.width * 10)
+        self._height = row.pixels(scene.grid.height * 10)
         self._blend = Blend(channels, width, size, overlap)
         dtype = "uint8" if self._votes else "float32"
         self._nodata = row.nodata if self._votes else float("nan")
@@ -198,13 +196,13 @@ class _Output:
             return
         if self._votes:
             value = (np.arange(self._row.num_classes)[:, None, None] == value[0]).astype(np.float32)
-        self._blend.add(value, round(left / self._row.gsd_m))  # type: ignore[operator]
+        self._blend.add(value, self._row.pixels(left))
 
     def flush(self, next_top: int | None) -> None:
         """Write the rows that no window from `next_top` on reaches; None: all that is left."""
         if not self._row.is_map:
             return
-        until = self._height if next_top is None else round(next_top / self._row.gsd_m)  # type: ignore[operator]
+        until = self._height if next_top is None else self._row.pixels(next_top)
         top, mean, covered = self._blend.finished(until)
         if self._votes:
             best = np.nan_to_num(mean).argmax(0).astype(np.uint8)
@@ -233,8 +231,7 @@ def _finish(config: GenerateConfig, rows: dict[str, Modality]) -> None:
 
 def _score(guess: Raster, truth: Raster, row: Modality) -> MapScore:
     score = MapScore(row)
-    height = round(guess.grid.height * 10 / row.gsd_m)  # type: ignore[operator]
-    width = round(guess.grid.width * 10 / row.gsd_m)  # type: ignore[operator]
+    height, width = row.pixels(guess.grid.height * 10), row.pixels(guess.grid.width * 10)
     for top in range(0, height, ROWS_AT_ONCE):
         count = min(ROWS_AT_ONCE, height - top)
         a, b = (r.read(top, 0, count, width) for r in (guess, truth))

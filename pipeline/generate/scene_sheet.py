@@ -60,5 +60,4 @@ def _small(path: Path, row: Modality) -> np.ndarray:
 
 
 def _size(raster: Raster, row: Modality) -> tuple[int, int]:
-    assert row.gsd_m is not None
-    return round(raster.grid.height * 10 / row.gsd_m), round(raster.grid.width * 10 / row.gsd_m)
+    return row.pixels(raster.grid.height * 10), row.pixels(raster.grid.width * 10)

@@ -76,7 +76,7 @@ def _tokenizer(config: Stage1Config, data: SampleSet | None, micro_batch: int) -
         raise ConfigError(
             f"{name} is a {row.kind} modality: its tokens need no training on GPUs, nothing to inspect"
         )
-    size = config.tokenizer.crop_px or round(WINDOW_M / row.gsd_m)
+    size = config.tokenizer.crop_px or row.pixels(WINDOW_M)
     assumed = "" if config.tokenizer.crop_px else f"windows of {size} px"
     indices = None
     if data is not None:

@@ -197,9 +197,7 @@ def open_multimae(run: Path, folder: Path, device: torch.device, seed: int | Non
         row = about.rows[name]
         assert row.gsd_m is not None
         patch_m = min(g.patch_m for g in about.table.groups if g.modality == name)
-        pixels[name] = Intake(
-            row.bands, *normaliser.statistics, row.gsd_m, round(patch_m / row.gsd_m)
-        )
+        pixels[name] = Intake(row.bands, *normaliser.statistics, row.gsd_m, row.pixels(patch_m))
     return EncoderBackbone("multimae", encoder, about.config.depth, pixels).to(device)
 
 
