@@ -17,7 +17,6 @@ from configs.schema import ShardsConfig
 from shards.dataset import Dataset
 
 ROOT = Path(__file__).parents[2]
-TERRAMESH = ROOT.parent / "shared" / "data" / "terramesh_samples"
 PX = 24
 FILE_DTYPES = {"S2L2A": "int16", "S1RTC": "float64", "DEM": "int16", "LULC": "uint8"}
 

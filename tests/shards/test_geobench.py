@@ -17,6 +17,7 @@ from shards.errors import SampleError, SourceError
 from shards.sample import checked
 from shards.sources.base import refs_of
 from shards.verify import verify
+from tests.real import real_samples
 from tests.shards.geobench_twin import (
     LANDSAT,
     NO_CIRRUS,
@@ -31,9 +32,7 @@ from tests.shards.geobench_twin import (
     write_sample,
     write_task,
 )
-from tests.shards.helpers import ROOT, source_config
-
-REAL = ROOT.parent / "shared" / "data" / "geobench" / "classification_v1.0" / "m-eurosat"
+from tests.shards.helpers import source_config
 
 
 def test_thirteen_sentinel2_bands_are_l1c_in_the_registrys_order(tmp_path: Path) -> None:
@@ -245,16 +244,16 @@ def test_a_build_holds_what_the_files_held_and_leaves_out_a_cut_one(tmp_path: Pa
     assert dataset.modalities["label"].bands == ("forest", "river", "field")
 
 
-@pytest.mark.skipif(not REAL.is_dir(), reason=f"no real sample at {REAL}")
 def test_a_real_sample_is_read_as_described() -> None:
-    source = source_of(REAL, partition="0.01x_train")
+    folder = real_samples("geobench", "classification_v1.0", "m-eurosat")
+    source = source_of(folder, partition="0.01x_train")
     listing = source.listing()
     assert listing.num_rows == 2020
     ref = next(ref for ref in refs_of(listing.slice(0, 20)) if ref.key == "id_1905")
     sample = source.read(ref)
     assert checked(sample, source.rows) == sample
     assert set(sample.parts) == {"S2L1C", "coordinates", "label"}
-    with h5py.File(REAL / "id_1905.hdf5") as file:
+    with h5py.File(folder / "id_1905.hdf5") as file:
         stored = np.stack([np.asarray(file[name]) for name in S2])
     np.testing.assert_array_equal(array(sample, "S2L1C"), stored)
     label = source.rows["label"]

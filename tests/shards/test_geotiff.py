@@ -10,7 +10,8 @@ from shards.sample import Sample, checked
 from shards.sources.base import refs_of
 from shards.sources.convert import invalid_pixels
 from shards.sources.geotiff import GeoTiffSource
-from tests.shards.helpers import PX, TERRAMESH, tiny_array, write_tiff
+from tests.real import real_samples
+from tests.shards.helpers import PX, tiny_array, write_tiff
 
 
 def source_of(folder: Path, *modalities: str) -> GeoTiffSource:
@@ -189,10 +190,8 @@ def test_a_cut_file_spoils_one_sample(tmp_path: Path) -> None:
         source.read(second)
 
 
-@pytest.mark.skipif(not TERRAMESH.is_dir(), reason=f"no real samples at {TERRAMESH}")
 def test_real_terramesh_samples_are_read_as_described() -> None:
-
-    source = source_of(TERRAMESH)
+    source = source_of(real_samples("terramesh_samples"))
     refs = refs_of(source.listing())
     assert [ref.key for ref in refs] == ["282D_485L_3_3", "38D_378R_2_3", "433D_629L_3_1"]
     sample = source.read(refs[0])

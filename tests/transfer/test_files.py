@@ -13,10 +13,9 @@ from pipeline.transfer.samples import open_samples
 from pipeline.transfer.target import Target
 from pipeline.transfer.task import LabelledSamples
 from shards.errors import SampleError, SourceError
-from tests.shards.helpers import ROOT
+from tests.real import real_samples
 from tests.transfer.worlds import BANDS, mask_task, write_masks, write_tif
 
-EUROSAT = ROOT.parent / "shared" / "data" / "eurosat_small"
 # The order of the 13 channels in EuroSAT's files: B8A comes last.
 EUROSAT_BANDS = (
     *("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B09", "B10", "B11", "B12", "B8A"),
@@ -148,10 +147,11 @@ def test_an_unknown_modality_needs_the_names_of_its_bands(tmp_path):
         open_samples(folders(tmp_path / "nowhere"))
 
 
-@pytest.mark.skipif(not EUROSAT.is_dir(), reason=f"no real samples in {EUROSAT}")
 def test_real_eurosat_tiles():
     image = ImageFile(modality="S2L1C", bands=EUROSAT_BANDS)
-    config = TaskConfig(type="classification", data=ClassFolders(path=EUROSAT, image=image))
+    config = TaskConfig(
+        type="classification", data=ClassFolders(path=real_samples("eurosat_small"), image=image)
+    )
     samples = open_samples(config)
     assert samples.rows["label"].bands == ("AnnualCrop", "Forest")
     assert len(samples.keys) == 6

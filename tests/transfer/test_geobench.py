@@ -15,12 +15,12 @@ from pipeline.transfer.run import transfer
 from pipeline.transfer.samples import open_samples
 from pipeline.transfer.task import LabelledSamples
 from shards.errors import SampleError, ShardError
+from tests.real import real_samples
 from tests.shards.geobench_twin import S2, optical, write_sample, write_task
-from tests.shards.helpers import ROOT
-from tests.transfer.test_files import EUROSAT, EUROSAT_BANDS
+from tests.transfer.test_files import EUROSAT_BANDS
 from tests.transfer.worlds import open_task, save_stage2, stage2
 
-REAL = ROOT.parent / "shared" / "data" / "geobench" / "classification_v1.0" / "m-eurosat"
+M_EUROSAT = ("geobench", "classification_v1.0", "m-eurosat")
 
 
 def config(folder: Path, kind: str = "classification", **more) -> TaskConfig:
@@ -102,11 +102,10 @@ def run_of(tmp_path: Path, tasks: dict[str, TaskConfig]) -> list[dict]:
     return read_results(config.out)
 
 
-@pytest.mark.skipif(not REAL.is_dir(), reason=f"no real samples in {REAL}")
 def test_the_real_sample_goes_through_to_a_prediction(tmp_path):
     """There is one sample, here under three names: what is in training is recognised in testing."""
     folder = tmp_path / "m-eurosat"
-    shutil.copytree(REAL, folder)
+    shutil.copytree(real_samples(*M_EUROSAT), folder)
     for path in (folder, *folder.iterdir()):
         path.chmod(0o755)
     for name in ("a", "b", "c"):
@@ -128,11 +127,10 @@ def test_the_real_sample_goes_through_to_a_prediction(tmp_path):
     assert abs(float(batch.images["S2"].mean()) - 100) < 3 * 50
 
 
-@pytest.mark.skipif(not EUROSAT.is_dir(), reason=f"no real samples in {EUROSAT}")
 def test_the_real_eurosat_tiles_go_through_to_a_prediction(tmp_path):
     """Six tiles of two classes: two of each teach, and the rest is told apart by its near infrared."""
     splits = {"1": "train", "2": "val", "3": "test"}
-    for path in sorted(EUROSAT.glob("*/*.tif")):
+    for path in sorted(real_samples("eurosat_small").glob("*/*.tif")):
         split = splits[path.stem.rpartition("_")[2]]
         target = tmp_path / "eurosat" / split / path.parent.name / path.name
         target.parent.mkdir(parents=True, exist_ok=True)
