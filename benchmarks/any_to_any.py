@@ -32,6 +32,7 @@ from pipeline.generate.judge import Judge
 from pipeline.generate.picking import Sampling
 from pipeline.generate.run import truth_of
 from pipeline.generate.trained import Trained
+from pipeline.generate.training import look_through
 from pipeline.stage2.samples import SampleReader
 from shards import open_dataset
 
@@ -53,12 +54,14 @@ class Bench:
         self.maps = [n for n in names if self.dataset.modalities[n].is_map]
         self.others = [n for n in names if n not in self.maps]
         streams = self.trained.targets(tuple(self.maps))
-        self.trained.study(self.dataset, streams)
         whereabouts = Whereabouts(self.dataset)
         self.judges = {
             n: Judge(self.trained, self.reader, whereabouts, n, streams[n], self.view)
             for n in self.maps
         }
+        for name, judge in self.judges.items():
+            students = [judge.climatology, *self.trained.students(self.reader, name)]
+            look_through(self.reader, name, self.view, students)
         self.num_samples = a.samples
 
     def errors(

@@ -9,12 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from configs.schema import Modality
 from pipeline.data.transforms import measured_pixels
-from pipeline.engine.evaluation import spread
-from pipeline.stage2.samples import SampleReader
 from shards import SampleSet
 
-NUM_TRAINING, NUM_NEAREST = 512, 16
+NUM_NEAREST = 16
 
 
 class Whereabouts:
@@ -26,16 +25,10 @@ class Whereabouts:
 
     def of(self, index: int) -> np.ndarray | None:
         """On the unit sphere, and on a circle of the year half as wide; None where one is missing."""
-        return self.beside(index)[0]
-
-    def beside(self, index: int, *names: str) -> tuple[np.ndarray | None, dict[str, Any]]:
-        """The same and, by one read, these modalities of the sample."""
-        unknown = ("coordinates", "date") if index not in self._known else ()
-        wanted = [*names, *unknown]
-        parts = self._dataset.read(index, wanted) if wanted else {}
-        if unknown:
+        if index not in self._known:
+            parts = self._dataset.read(index, ["coordinates", "date"])
             self._known[index] = _point(parts.get("coordinates"), parts.get("date"))
-        return self._known[index], parts
+        return self._known[index]
 
 
 def _point(lon_lat: Any, date: Any) -> np.ndarray | None:
@@ -49,41 +42,31 @@ def _point(lon_lat: Any, date: Any) -> np.ndarray | None:
 
 
 class Climatology:
-    """Of one modality. Raises nothing: `guess` is None where nothing is known of a sample's place."""
+    """Of one modality, from the training samples that it was shown.
 
-    def __init__(
-        self,
-        reader: SampleReader,
-        whereabouts: Whereabouts,
-        name: str,
-        view: int,
-        split: str = "train",
-    ):
-        dataset = reader.dataset
-        self._whereabouts, self._row = whereabouts, dataset.modalities[name]
-        indices = dataset.select(split=split, require=[name])
-        wheres, means = [], []
-        for index in spread(indices, NUM_TRAINING):
-            where, parts = whereabouts.beside(int(index), name)
-            value = parts.get(name)
-            if where is None or not isinstance(value, np.ndarray):
-                continue
-            window = reader.window(name, value, view)
-            valid = measured_pixels(window, self._row)
-            if valid.any():
-                wheres.append(where)
-                means.append(self._summary(window[:, valid]))
-        self._wheres = np.array(wheres).reshape(len(wheres), -1)
-        self._means = np.array(means)
+    Raises nothing: `guess` is None where nothing is known of a sample's place.
+    """
+
+    def __init__(self, whereabouts: Whereabouts, row: Modality):
+        self._whereabouts, self._row = whereabouts, row
+        self._wheres: list[np.ndarray] = []
+        self._means: list[np.ndarray] = []
+
+    def add(self, index: int, window: np.ndarray) -> None:
+        """A training sample's window [C, H, W]."""
+        where, valid = self._whereabouts.of(index), measured_pixels(window, self._row)
+        if where is not None and valid.any():
+            self._wheres.append(where)
+            self._means.append(self._summary(window[:, valid]))
 
     def guess(self, index: int) -> np.ndarray | None:
         """[C, 1, 1], in the unit of the modality, or a class; None where place or day is missing."""
         where = self._whereabouts.of(index)
-        if where is None or not len(self._wheres):
+        if where is None or not self._wheres:
             return None
-        apart = ((self._wheres - where) ** 2).sum(1)
+        apart = ((np.array(self._wheres) - where) ** 2).sum(1)
         near = np.argsort(apart, kind="stable")[:NUM_NEAREST]
-        mean = self._means[near].mean(0)
+        mean = np.mean([self._means[i] for i in near], 0)
         if self._row.kind == "classes":
             return np.full((1, 1, 1), mean.argmax(), dtype=np.uint8)
         return mean[:, None, None]

@@ -31,7 +31,7 @@ class Judge:
         self._guess, self.baseline = constant_guess(
             row, dataset.statistics.get(name), dataset.class_counts.get(name)
         )
-        self._climatology = Climatology(reader, whereabouts, name, view)
+        self.climatology = Climatology(whereabouts, row)
         self.ways: dict[str, MapScore] = {}
         self.reset()
 
@@ -47,7 +47,7 @@ class Judge:
         tokens = [self._tokens(ids[n], truths[n]) for n in held]
         for n, best in zip(held, self._decoder(tokens), strict=True):
             truth = np.asarray(truths[n])
-            usual = self._climatology.guess(ids[n])
+            usual = self.climatology.guess(ids[n])
             guesses = {
                 "model": made[n],
                 "baseline": self._guess,

@@ -6,54 +6,50 @@ for in training samples is linear in probabilities: a guess that knows nothing b
 classes the most frequent one. The two are mixed token by token, by how likely the likeliest code is.
 """
 
-from typing import Self
+from functools import cached_property
 
 import numpy as np
 import torch
 
-from configs.schema import Modality
 from pipeline.data.transforms import measured_pixels
-from pipeline.engine.evaluation import spread
 from pipeline.stage2.samples import SampleReader
-
-NUM_TRAINING = 512
 
 
 class Readout:
-    """Of one token stream of a map modality: `table` [V, C p p] for V codes, C bands or classes, p pixels."""
+    """Of one token stream of a map modality, from the training samples that it was shown."""
 
-    def __init__(self, row: Modality, grid: tuple[int, int], table: torch.Tensor):
-        self._row, self._grid, self.table = row, grid, table
+    def __init__(self, reader: SampleReader, stream: int, view: int):
+        self._reader, self._stream, self._view = reader, stream, view
+        self._token = reader.layout.streams[stream]
+        self._row = reader.dataset.modalities[self._token.part]
+        self._sums = self._counts = torch.zeros(0)
 
-    @classmethod
-    def of(cls, reader: SampleReader, stream: int, view: int, split: str = "train") -> Self | None:
-        """From training samples; None where none has the modality and its tokens."""
-        token = reader.layout.streams[stream]
-        assert token.grid is not None
-        row = reader.dataset.modalities[token.part]
-        found = cls(row, token.grid, torch.zeros(0))
-        sums = counts = found.table
-        indices = reader.dataset.select(split=split, require=[token.part])
-        for index in spread(indices, NUM_TRAINING).tolist():
-            codes = reader.content(index, view, only=[stream]).streams.get(stream)
-            value = reader.dataset.read(index, [token.part]).get(token.part)
-            if codes is None or not isinstance(value, np.ndarray):
-                continue
-            window = reader.window(token.part, value, view)
-            shape = found._channels, *window.shape[1:]
-            measured = np.broadcast_to(measured_pixels(window, row), shape)
-            values = found._cut(np.where(measured, found._linear(window), 0.0))
-            if not len(sums):
-                sums, counts = torch.zeros(2, token.vocab_size, values.shape[1])
-            where = torch.from_numpy(codes)
-            sums.index_add_(0, where, values)
-            counts.index_add_(0, where, found._cut(measured))
-        if not len(sums):
-            return None
+    def add(self, index: int, window: np.ndarray) -> None:
+        """A training sample's window [C, H, W]; its codes are read."""
+        content = self._reader.content(index, self._view, only=[self._stream])
+        codes = content.streams.get(self._stream)
+        if codes is None:
+            return
+        shape = self._channels, *window.shape[1:]
+        measured = np.broadcast_to(measured_pixels(window, self._row), shape)
+        values = self._cut(np.where(measured, self._linear(window), 0.0))
+        if not len(self._sums):
+            self._sums, self._counts = torch.zeros(2, self._token.vocab_size, values.shape[1])
+        where = torch.from_numpy(codes)
+        self._sums.index_add_(0, where, values)
+        self._counts.index_add_(0, where, self._cut(measured))
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no sample had codes: then there is nothing to mix in."""
+        return not len(self._sums)
+
+    @cached_property
+    def table(self) -> torch.Tensor:
+        """[V, C p p] for V codes, C bands or classes, p pixels per token; asked for when all were shown."""
         # Each code was also seen once as the mean of all: rare ones are not trusted far.
-        mean = sums.sum(0) / counts.sum(0).clamp(min=1)
-        found.table = (sums + mean) / (counts + 1)
-        return found
+        mean = self._sums.sum(0) / self._counts.sum(0).clamp(min=1)
+        return (self._sums + mean) / (self._counts + 1)
 
     def mix(self, decoded: np.ndarray, probabilities: torch.Tensor) -> np.ndarray:
         """The decoder's map [C, H, W] and the codes' probabilities [N, V] -> the estimate, of its type."""
@@ -76,6 +72,11 @@ class Readout:
         if self._row.kind == "classes":
             return np.arange(self._row.num_classes)[:, None, None] == window
         return window
+
+    @property
+    def _grid(self) -> tuple[int, int]:
+        assert self._token.grid is not None
+        return self._token.grid
 
     def _cut(self, x: np.ndarray) -> torch.Tensor:
         """[C, H, W] -> [N, C p p] float32, row by row."""

@@ -28,6 +28,7 @@ from pipeline.generate.judge import Judge
 from pipeline.generate.scores import table
 from pipeline.generate.sheet import write_sheet
 from pipeline.generate.trained import Trained, sampling
+from pipeline.generate.training import look_through
 from pipeline.stage2.samples import SampleReader
 from shards import SampleSet, open_dataset
 
@@ -42,7 +43,10 @@ def generate(config: GenerateConfig) -> int:
 
         dataset = trained.training_set() if config.estimate == "expected" else None
         if dataset is not None:
-            trained.study(dataset, trained.targets(config.target))
+            reader = SampleReader(dataset, trained.layout, trained.normalisers)
+            for name in trained.targets(config.target):
+                if students := trained.students(reader, name):
+                    look_through(reader, name, trained.layout.views.centre, students)
         return generate_scene(config, trained)
     assert config.data is not None
     generate_samples(config, trained, open_dataset(config.data.shards))
@@ -63,8 +67,6 @@ def generate_samples(
             )
     reader = SampleReader(dataset, trained.layout, trained.normalisers)
     indices = _choose(dataset, config)
-    if judged and config.estimate == "expected":
-        trained.study(dataset, targets)
     shown: dict[str, list[Any]] = defaultdict(list)
     whereabouts = Whereabouts(dataset)
     judges = {
@@ -72,6 +74,9 @@ def generate_samples(
         for name, stream in targets.items()
         if judged and dataset.modalities[name].is_map
     }
+    for name, judge in judges.items():
+        readouts = trained.students(reader, name) if config.estimate == "expected" else []
+        look_through(reader, name, view, [judge.climatology, *readouts])
     for start in range(0, len(indices), config.batch):
         ids = [int(i) for i in indices[start : start + config.batch]]
         contents = [reader.content(i, view, only=sources) for i in ids]

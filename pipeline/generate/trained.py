@@ -119,20 +119,20 @@ class Trained:
             found[exact] = next(i for i in layout.targets if layout.streams[i].part == exact)
         return found
 
-    def study(self, dataset: SampleSet, targets: Mapping[str, int]) -> None:
-        """Look up in training samples what codes of maps stand for, so that expected maps err less."""
-        reader = SampleReader(dataset, self.layout, self.normalisers)
-        for name, stream in targets.items():
-            if self.layout.streams[stream].kind == "map" and self.reads(dataset, name):
-                found = Readout.of(reader, stream, self.layout.views.centre)
-                self._readouts |= {name: found} if found else {}
+    def students(self, reader: SampleReader, name: str) -> list[Readout]:
+        """Who has to be shown training samples of a target, so that expected maps of it err less."""
+        stream = self.targets((name,))[name]
+        if self.layout.streams[stream].kind != "map" or not self.reads(reader.dataset, name):
+            return []
+        self._readouts[name] = Readout(reader, stream, self.layout.views.centre)
+        return [self._readouts[name]]
 
     def values(self, name: str, drawn: Drawn, row: Modality) -> tuple[list[Value], list[Value]]:
         """One value per sample, and per-pixel spread over the draws (empty where there is one)."""
         decoder = self.decoder(name)
         if drawn.expected is not None:
             decoded, readout = decoder.expected(drawn.expected), self._readouts.get(name)
-            if readout is None:
+            if readout is None or readout.is_empty:
                 return decoded, []
             pairs = zip(decoded, drawn.expected, strict=True)
             return [readout.mix(np.asarray(x), p) for x, p in pairs], []

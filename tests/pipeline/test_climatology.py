@@ -11,6 +11,7 @@ from configs.schema import ShardsConfig
 from pipeline.data.transforms import measured_pixels
 from pipeline.data.views import Views
 from pipeline.generate.climatology import NUM_NEAREST, Climatology, Whereabouts
+from pipeline.generate.training import look_through
 from pipeline.stage2.layout import Layout, Stream
 from pipeline.stage2.samples import SampleReader
 from shards import Dataset, open_dataset
@@ -49,7 +50,8 @@ def angle_and_season(dataset: Dataset, a: int, b: int) -> float:
 def test_the_guess_is_that_of_the_nearest_training_samples(dataset: Dataset, name: str) -> None:
     reader = SampleReader(dataset, LAYOUT, {})
     view, row = LAYOUT.views.centre, dataset.modalities[name]
-    climatology = Climatology(reader, Whereabouts(dataset), name, view)
+    climatology = Climatology(Whereabouts(dataset), row)
+    look_through(reader, name, view, [climatology])
     where = dataset.present("coordinates") & dataset.present("date")
     train = [int(i) for i in dataset.select(split="train", require=[name]) if where[i]]
     held_out = [int(i) for i in dataset.select(split="val") if where[i]]
@@ -76,7 +78,8 @@ def test_the_guess_is_that_of_the_nearest_training_samples(dataset: Dataset, nam
 
 def test_without_a_place_or_a_day_there_is_no_guess(dataset: Dataset) -> None:
     reader = SampleReader(dataset, LAYOUT, {})
-    climatology = Climatology(reader, Whereabouts(dataset), "DEM", LAYOUT.views.centre)
+    climatology = Climatology(Whereabouts(dataset), dataset.modalities["DEM"])
+    look_through(reader, "DEM", LAYOUT.views.centre, [climatology])
     known = dataset.present("coordinates") & dataset.present("date")
     assert (~known).any()
     for index in range(dataset.num_samples):
@@ -96,8 +99,6 @@ def test_places_are_read_once_for_all_modalities(
     monkeypatch.setattr(type(dataset), "read", counting)
     reader, whereabouts = SampleReader(dataset, LAYOUT, {}), Whereabouts(dataset)
     for name in ("DEM", "LULC"):
-        Climatology(reader, whereabouts, name, LAYOUT.views.centre)
+        climatology = Climatology(whereabouts, dataset.modalities[name])
+        look_through(reader, name, LAYOUT.views.centre, [climatology])
     assert set(asked.values()) == {1}
-    where, parts = whereabouts.beside(next(iter(asked)), "DEM")
-    assert set(parts) <= {"DEM"}
-    assert where is None or where.shape == (5,)

@@ -10,6 +10,7 @@ from configs.load import parse_config
 from configs.schema import ShardsConfig
 from pipeline.data.views import Views
 from pipeline.generate.readout import Readout
+from pipeline.generate.training import look_through
 from pipeline.stage2.layout import Layout, Stream
 from pipeline.stage2.samples import Content, SampleReader
 from shards import open_dataset
@@ -57,8 +58,9 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> Coded:
 
 
 def readout(reader: Coded, name: str) -> Readout:
-    found = Readout.of(reader, NAMES.index(name), LAYOUT.views.centre)
-    assert found is not None
+    found = Readout(reader, NAMES.index(name), LAYOUT.views.centre)
+    look_through(reader, name, LAYOUT.views.centre, [found])
+    assert not found.is_empty
     return found
 
 
@@ -124,4 +126,6 @@ def test_without_tokens_there_is_none(reader: Coded) -> None:
         def content(self, index: int, view: int, only: Iterable[int] | None = None) -> Content:
             return Content({})
 
-    assert Readout.of(Bare(reader.dataset, LAYOUT, {}), 0, LAYOUT.views.centre) is None
+    found = Readout(Bare(reader.dataset, LAYOUT, {}), 0, LAYOUT.views.centre)
+    look_through(reader, "DEM", LAYOUT.views.centre, [found])
+    assert found.is_empty
