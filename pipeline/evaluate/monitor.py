@@ -38,6 +38,7 @@ class RunMonitor:
         self._rows = [label_row(objective.reader, name) for name in config.monitor.probes.labels]
         self._given = [given_for(objective.layout, row)[0] for row in self._rows]
         self._copy: Any = None
+        self._drawing: Trained | None = None  # of the copy, with decoders and all that looks share
         if env_rank() == 0:
             self._copy = copy.deepcopy(objective.model).eval().requires_grad_(False)
         if config.monitor.sheet is not None:
@@ -81,7 +82,9 @@ class RunMonitor:
             num_samples=sheet.num_samples, num_pictures=sheet.num_samples, estimate=sheet.estimate,
             batch=config.monitor.batch,
         )  # fmt: skip
-        generate_samples(asked, self._trained(model), self._objective.dataset, judged=False)
+        if self._drawing is None:
+            self._drawing = self._trained(model)
+        generate_samples(asked, self._drawing, self._objective.dataset, judged=False)
 
     def _trained(self, model: nn.Module) -> Trained:
         assert isinstance(model, MaskedTransformer)  # the schema refuses sheets of other models

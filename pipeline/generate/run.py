@@ -28,7 +28,7 @@ from pipeline.generate.judge import Judge
 from pipeline.generate.scores import table
 from pipeline.generate.sheet import write_sheet
 from pipeline.generate.trained import Trained, sampling
-from pipeline.generate.training import look_through
+from pipeline.generate.training import Student, look_through
 from pipeline.stage2.samples import SampleReader
 from shards import SampleSet, open_dataset
 
@@ -45,8 +45,7 @@ def generate(config: GenerateConfig) -> int:
         if dataset is not None:
             reader = SampleReader(dataset, trained.layout, trained.normalisers)
             for name in trained.targets(config.target):
-                if students := trained.students(reader, name):
-                    look_through(reader, name, trained.layout.views.centre, students)
+                look_through(reader, name, trained.layout.views.centre, trained.students(reader, name))
         return generate_scene(config, trained)
     assert config.data is not None
     generate_samples(config, trained, open_dataset(config.data.shards))
@@ -74,9 +73,11 @@ def generate_samples(
         for name, stream in targets.items()
         if judged and dataset.modalities[name].is_map
     }
-    for name, judge in judges.items():
-        readouts = trained.students(reader, name) if config.estimate == "expected" else []
-        look_through(reader, name, view, [judge.climatology, *readouts])
+    for name in targets:
+        students: list[Student] = [judges[name].climatology] if name in judges else []
+        if config.estimate == "expected":
+            students += trained.students(reader, name)
+        look_through(reader, name, view, students)
     for start in range(0, len(indices), config.batch):
         ids = [int(i) for i in indices[start : start + config.batch]]
         contents = [reader.content(i, view, only=sources) for i in ids]

@@ -120,8 +120,13 @@ class Trained:
         return found
 
     def students(self, reader: SampleReader, name: str) -> list[Readout]:
-        """Who has to be shown training samples of a target, so that expected maps of it err less."""
+        """Who has to be shown training samples of a target, so that expected maps of it err less.
+
+        Nobody where that was done before: weights of the model have no part in it.
+        """
         stream = self.targets((name,))[name]
+        if name in self._readouts:
+            return []
         if self.layout.streams[stream].kind != "map" or not self.reads(reader.dataset, name):
             return []
         self._readouts[name] = Readout(reader, stream, self.layout.views.centre)

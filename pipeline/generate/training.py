@@ -23,7 +23,12 @@ class Student(Protocol):
 def look_through(
     reader: SampleReader, name: str, view: int, students: Sequence[Student], split: str = "train"
 ) -> None:
-    """Show each student the same `NUM_TRAINING` samples, evenly spread; damaged ones are left out."""
+    """Show each student the same `NUM_TRAINING` samples, evenly spread; damaged ones are left out.
+
+    Without students nothing is read.
+    """
+    if not students:
+        return
     dataset = reader.dataset
 
     def read(index: int) -> tuple[int, np.ndarray]:
