@@ -39,32 +39,45 @@ def generate_targets(
     """All targets for each sample, from the sources alone or `chained`, in the order given.
 
     Draw number d of a target follows draw number d of those before it. `expected` adds how likely each
-    code is at each place of maps, given the sources and, in a chain, the first draw of what is finished.
+    code is at each place of maps, given the sources and, in a chain, what is finished: the mean over its
+    draws. Where it is the whole answer nothing is drawn.
     Raises ConfigError for a chain over a target that the model takes no tokens of.
     """
     layout = model.layout
     if chained:
         check_chain(layout, targets)
     found: dict[int, Drawn] = {}
-    states = [contents] * (how.num_draws if chained else 1)
+    states = [contents]
     for target in targets:
         wants_expected = expected and layout.streams[target].kind == "map"
-        likely = expected_tokens(model, states[0], target, how) if wants_expected else None
-        if not chained:
-            # The expected codes are the whole answer where they are asked for.
-            draws = [] if likely else generate_tokens(model, contents, ids, target, how)
-            found[target] = Drawn(draws, likely)
+        likely = _likely(model, states, target, how) if wants_expected else None
+        is_followed = chained and target != targets[-1]
+        if likely and not is_followed:
+            found[target] = Drawn([], likely)
             continue
+        if not chained:
+            found[target] = Drawn(generate_tokens(model, contents, ids, target, how))
+            continue
+        if len(states) == 1:
+            states *= how.num_draws
         draws = [
             draw_tokens(model, state, ids, target, how, number)
             for number, state in enumerate(states)
         ]
         found[target] = Drawn(draws, likely)
-        if target != targets[-1]:
+        if is_followed:
             states = [
                 _with(state, target, codes) for state, codes in zip(states, draws, strict=True)
             ]
     return found
+
+
+def _likely(
+    model: MaskedTransformer, states: list[list[Content]], target: int, how: Sampling
+) -> list[torch.Tensor]:
+    """Per sample [N, V], the mean over the states that its draws have led to."""
+    each = [expected_tokens(model, state, target, how) for state in states]
+    return [torch.stack(rows).mean(0) for rows in zip(*each, strict=True)]
 
 
 def think(
