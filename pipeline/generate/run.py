@@ -45,7 +45,9 @@ def generate(config: GenerateConfig) -> int:
         if dataset is not None:
             reader = SampleReader(dataset, trained.layout, trained.normalisers)
             for name in trained.targets(config.target):
-                look_through(reader, name, trained.layout.views.centre, trained.students(reader, name))
+                look_through(
+                    reader, name, trained.layout.views.centre, trained.students(reader, name)
+                )
         return generate_scene(config, trained)
     assert config.data is not None
     generate_samples(config, trained, open_dataset(config.data.shards))

@@ -167,6 +167,17 @@ def test_every_draw_is_a_chain_of_its_own(model):
     assert len({draw[0].tobytes() for draw in found[1].draws}) > 1
 
 
+def test_expected_codes_in_a_chain_are_the_mean_over_its_draws(model):
+    how = Sampling(steps=1, temperature=1.0, seed=0, num_draws=3)
+    found = generate_targets(model, contents(1), [0], [2, 1], how, chained=True, expected=True)
+    each = [
+        expected_tokens(model, [Content({**contents(1)[0].streams, 2: draw[0]})], 1, how)[0]
+        for draw in found[2].draws
+    ]
+    torch.testing.assert_close(found[1].expected, [torch.stack(each).mean(0)])
+    assert any(not torch.allclose(each[0], other) for other in each[1:])
+
+
 def test_nothing_can_follow_from_what_the_model_does_not_take(model):
     from dataclasses import replace
 
