@@ -10,15 +10,17 @@ from configs.schema.data import DataConfig
 
 
 class ProbeConfig(Frozen):
-    """Classifiers on frozen features: each of `labels` is told from all other modalities.
+    """Classifiers on frozen features: each of `labels` is told from all other modalities but `without`.
 
     A label is a class map, of which the class that is most frequent in the window is told, or a one-hot
-    vector. `num_train` samples of `data.split` teach, `num_test` of the held-out split are judged.
-    `neighbours` vote by cosine similarity; `l2` times half the squared weights is added to the mean
-    cross-entropy of a linear classifier.
+    vector. Texts that say the label in words belong into `without`. `num_train` samples of
+    `data.split` teach, `num_test` of the held-out split are judged. `neighbours` vote by cosine
+    similarity; `l2` times half the squared weights is added to the mean cross-entropy of a linear
+    classifier.
     """
 
     labels: tuple[str, ...] = ()
+    without: tuple[str, ...] = ()
     num_train: int = Field(default=512, gt=0)
     num_test: int = Field(default=256, gt=0)
     neighbours: int = Field(default=20, gt=0)

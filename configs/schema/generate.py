@@ -29,7 +29,9 @@ class GenerateConfig(Frozen):
     or per pixel by the most frequent class, and tells how far they are apart; `expected` decodes
     each token's expected latent (of class maps the most likely code), given the sources alone, and mixes
     it with the mean of what the codes stood for in training: no detail that the sources do not tell, and
-    the smaller error. Texts, places and dates are drawn once.
+    the smaller error. Maps of images are then set right by `num_calibration` training samples, from which the
+    model makes maps first: what it makes of sources that tell little comes nearer to the mean (0: as
+    they are). Texts, places and dates are drawn once.
 
     How tokens are drawn: `steps` rounds of `schedule` (`maskgit`: the most certain first, `roar`: in
     random order), `temperature` (0: the most likely), `top_k` (0: all), `top_p`; `guidance` above 1
@@ -56,6 +58,7 @@ class GenerateConfig(Frozen):
     num_samples: int = Field(default=64, gt=0)
     batch: int = Field(default=16, gt=0)
     estimate: Literal["draw", "expected"] = "draw"
+    num_calibration: int = Field(default=128, ge=0)
     schedule: Literal["maskgit", "roar"] = "maskgit"
     shape: Literal["cosine", "linear"] = "cosine"
     steps: int = Field(default=8, gt=0)

@@ -36,7 +36,9 @@ class RunMonitor:
         self._config, self._objective = config, objective
         self.every_steps = config.monitor.every_steps
         self._rows = [label_row(objective.reader, name) for name in config.monitor.probes.labels]
-        self._given = [given_for(objective.layout, row)[0] for row in self._rows]
+        self._given = [
+            given_for(objective.layout, row, config.monitor.probes)[0] for row in self._rows
+        ]
         self._copy: Any = None
         self._drawing: Trained | None = None  # of the copy, with decoders and all that looks share
         if env_rank() == 0:
@@ -80,7 +82,7 @@ class RunMonitor:
             kind="generate", run=config.out, out=sheet_folder(config.out, step), data=config.data,
             source=sheet.source, target=sheet.target, split=config.data.eval_split,
             num_samples=sheet.num_samples, num_pictures=sheet.num_samples, estimate=sheet.estimate,
-            batch=config.monitor.batch,
+            batch=config.monitor.batch, num_calibration=0,
         )  # fmt: skip
         if self._drawing is None:
             self._drawing = self._trained(model)

@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 
 from configs import ConfigError
+from configs.registry import modality
 from configs.schema import DataConfig, Modality, ProbeConfig
-from pipeline.data.selection import select
+from pipeline.data.selection import readable, select
 from pipeline.engine.distributed import to_device
 from pipeline.engine.evaluation import spread
-from pipeline.evaluate.inputs import ALL, InputSet, give, input_modalities, readable_contents
+from pipeline.evaluate.inputs import ALL, InputSet, give, input_modalities
 from pipeline.evaluate.labels import class_name, label_of
 from pipeline.evaluate.probes import probe
 from pipeline.evaluate.subject import Subject
@@ -82,8 +83,8 @@ def read_labelled(
     reader: SampleReader, row: Modality, data: DataConfig, probes: ProbeConfig
 ) -> Labelled:
     """`probes.num_train` and `num_test` samples. Raises ConfigError where there are too few."""
-    train = _read(reader, row, data, data.split, probes.num_train)
-    test = _read(reader, row, data, data.eval_split, probes.num_test)
+    train = _read(reader, row, data, probes, data.split, probes.num_train)
+    test = _read(reader, row, data, probes, data.eval_split, probes.num_test)
     classes = sorted({label for *_, label in train})
     test = [sample for sample in test if sample[2] in classes]
     if len(classes) < 2 or not test:
@@ -95,28 +96,40 @@ def read_labelled(
     return Labelled(row, probes, classes, train, test)
 
 
-def given_for(layout: Layout, row: Modality) -> list[InputSet]:
-    """All inputs but the label's own modality, and all of these without each one.
+def given_for(layout: Layout, row: Modality, probes: ProbeConfig) -> list[InputSet]:
+    """All inputs but the label's own modality and those that `probes` hides, and these without each one.
 
     Raises ConfigError where nothing is left.
     """
-    others = [name for name in input_modalities(layout) if name != row.name]
+    hidden = {row.name, *(modality(name).name for name in probes.without)}
+    others = [name for name in input_modalities(layout) if name not in hidden]
     if not others:
-        raise ConfigError(f"probes.labels names {row.name}, the model's only input")
+        told = ", ".join(input_modalities(layout))
+        raise ConfigError(f"probes of {row.name}: nothing is left of the model's inputs, {told}")
     sets = [InputSet(ALL, frozenset(others))]
     if len(others) > 1:
         sets += [InputSet(f"without/{n}", frozenset(others) - {n}) for n in others]
     return sets
 
 
-def _read(reader: SampleReader, row: Modality, data: DataConfig, split: str, count: int) -> Samples:
+def _read(
+    reader: SampleReader,
+    row: Modality,
+    data: DataConfig,
+    probes: ProbeConfig,
+    split: str,
+    count: int,
+) -> Samples:
     """Samples of a split with a label and anything else to see, evenly spread."""
     indices = select(reader.dataset, data, split, [row.name])
     indices = spread(indices[reader.usable[indices]], count)
-    names = {i for i in reader.layout.inputs if reader.layout.streams[i].modality != row.name}
-    found = []
-    for i, content in readable_contents(reader, indices, reader.layout.views.centre):
-        label = label_of(reader, row, i)
-        if label is not None and content.streams.keys() & names:
-            found.append((i, content, label))
-    return found
+    names = given_for(reader.layout, row, probes)[0].streams(reader.layout)
+    view = reader.layout.views.centre
+    found = readable(
+        indices.tolist(), lambda i: (i, reader.content(i, view), label_of(reader, row, i))
+    )
+    return [
+        (i, content, label)
+        for i, content, label in found
+        if label is not None and content.streams.keys() & set(names)
+    ]

@@ -100,7 +100,7 @@ def _probe(
     """Accuracies of both classifiers per input set, of the model and of its untrained twin."""
     labelled = read_labelled(reader, row, config.data, config.probes)
     showing = Showing(num_tokens, config.batch, config.seed)
-    everything, *rest = given_for(subject.layout, row)
+    everything, *rest = given_for(subject.layout, row, config.probes)
     found = labelled.describe()
     for way, model in (("model", subject), ("untrained", subject.untrained(config.seed))):
         found[way] = {}

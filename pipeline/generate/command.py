@@ -44,7 +44,7 @@ def assembled(
     asked = {text.split("=")[0].split(".")[0] for text in overrides}
     where = values.get("run")
     if where and not {"data", "inputs"} & ({*values} | asked):
-        values["data"] = {"shards": str(_data_of(Path(where)))}
+        values["data"] = _data_of(Path(where))
     sources = values.get("source") or list(values.get("inputs", ()))
     if where and not {"out"} & ({*values} | asked) and sources and values.get("target"):
         name = f"{'+'.join(sources)}-to-{'+'.join(values['target'])}"
@@ -65,7 +65,8 @@ def _pair(text: str, option: str, example: str = "scene.tif") -> tuple[str, str]
     return name, value
 
 
-def _data_of(run: Path) -> Path | str:
+def _data_of(run: Path) -> dict[str, Any]:
+    """The run's own data, splits and filter with it: what it was trained on is not held out."""
     path = run / "config.yaml"
     if not path.is_file() and (run / "artifact" / "config.json").is_file():
         raise ConfigError(
@@ -76,4 +77,4 @@ def _data_of(run: Path) -> Path | str:
         raise ConfigError(f"--run {run}: no such run, {path} is missing")
     config = load_config(path, kind="stage2")
     assert isinstance(config, Stage2Config)
-    return config.data.shards
+    return config.data.model_dump(mode="json")

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from pipeline.generate.climatology import Climatology, Whereabouts
+from pipeline.generate.climatology import BOTH, Climatology, Whereabouts
 from pipeline.generate.decode import Value
 from pipeline.generate.scores import MapScore, constant_guess
 from pipeline.generate.trained import Trained
@@ -31,7 +31,7 @@ class Judge:
         self._guess, self.baseline = constant_guess(
             row, dataset.statistics.get(name), dataset.class_counts.get(name)
         )
-        self.climatology = Climatology(whereabouts, row)
+        self._climatology = Climatology(reader, whereabouts, name, view)
         self.ways: dict[str, MapScore] = {}
         self.reset()
 
@@ -39,15 +39,24 @@ class Judge:
         """Forget what was added, and keep what was learned of places and seasons."""
         self.ways = {w: MapScore(self._row) for w in WAYS}
 
-    def add(self, ids: list[int], made: list[Value], truths: list[Value | None]) -> None:
-        """Count generated maps of these samples where their truth is there."""
+    def add(
+        self,
+        ids: list[int],
+        made: list[Value],
+        truths: list[Value | None],
+        by: slice | None = BOTH,
+    ) -> None:
+        """Count generated maps of these samples where their truth is there.
+
+        Climatology goes `by` place and season, or by one of them; by nothing it is the baseline.
+        """
         held = [n for n, truth in enumerate(truths) if truth is not None]
         if not held:
             return
         tokens = [self._tokens(ids[n], truths[n]) for n in held]
         for n, best in zip(held, self._decoder(tokens), strict=True):
             truth = np.asarray(truths[n])
-            usual = self.climatology.guess(ids[n])
+            usual = None if by is None else self._climatology.guess(ids[n], by)
             guesses = {
                 "model": made[n],
                 "baseline": self._guess,

@@ -14,7 +14,9 @@ import numpy as np
 from configs import ConfigError
 from configs.schema import Modality
 from pipeline.engine.errors import RunError
-from shards.sources.grid import GRID_M, Grid, difference, grid_at, grid_of
+from shards.sources.grid import GRID_M, Grid, centre_at, difference, grid_at, grid_of
+
+_METRES_PER_DEGREE = 111_320
 
 
 class Raster(Protocol):
@@ -175,21 +177,29 @@ def _check(num_bands: int, raster: Any, row: Modality) -> None:
         )
     if raster.grid.transform is not None and not _has_its_pixels(raster.grid):
         raise RunError(
-            f"{raster.path}: pixels are not {row.gsd_m:g} m; resample it to {row.name}'s grid first"
+            f"{raster.path}: pixels are not {row.gsd_m:g} m; warp it to {row.name}'s grid first, in UTM"
         )
 
 
 def _has_its_pixels(grid: Grid) -> bool:
-    """Whether the pixels of a projected map have the registry's size; degrees cannot be told."""
+    """Whether the pixels of a map have the registry's size; of one in degrees, roughly and in its middle."""
     from rasterio.crs import CRS
 
-    crs = CRS.from_user_input(grid.crs)
-    if not crs.is_projected or grid.transform is None:
+    if grid.transform is None:
         return True
+    crs = CRS.from_user_input(grid.crs)
     a, b, _, d, e, _ = grid.transform
-    sides = np.hypot([a, b], [d, e]) * crs.linear_units_factor[1]
     # A grid counts in pixels of 10 m, whatever the file's are.
-    return bool(np.all(np.abs(sides - GRID_M) < GRID_M / 200))
+    if crs.is_projected:
+        sides, most = np.hypot([a, b], [d, e]) * crs.linear_units_factor[1], GRID_M / 200
+    else:
+        middle = centre_at(crs, grid.transform, round(grid.height), round(grid.width))
+        if middle is None:
+            return True
+        narrow = np.cos(np.radians(middle[1]))
+        sides = np.hypot([a * narrow, b * narrow], [d, e]) * _METRES_PER_DEGREE
+        most = GRID_M / 5
+    return bool(np.all(np.abs(sides - GRID_M) < most))
 
 
 def _padded(

@@ -3,7 +3,8 @@
 A decoder makes a sharp map of codes that are certain. Of codes that are merely likely it makes a map of
 something in between, which is nobody's mean: the network is not linear. The mean of what each code stood
 for in training samples is linear in probabilities: a guess that knows nothing becomes the training mean, of
-classes the most frequent one. The two are mixed token by token, by how likely the likeliest code is.
+classes the most frequent one. The two are mixed token by token, by how likely two draws of a token are both
+the likeliest code.
 """
 
 from functools import cached_property
@@ -11,12 +12,17 @@ from functools import cached_property
 import numpy as np
 import torch
 
+from configs.schema import DataConfig
+from pipeline.data.selection import readable, select
 from pipeline.data.transforms import measured_pixels
+from pipeline.engine.evaluation import spread
 from pipeline.stage2.samples import SampleReader
+
+NUM_TRAINING = 512
 
 
 class Readout:
-    """Of one token stream of a map modality, from the training samples that it was shown."""
+    """Of one token stream of a map modality, from training samples."""
 
     def __init__(self, reader: SampleReader, stream: int, view: int):
         self._reader, self._stream, self._view = reader, stream, view
@@ -24,8 +30,21 @@ class Readout:
         self._row = reader.dataset.modalities[self._token.part]
         self._sums = self._counts = torch.zeros(0)
 
-    def add(self, index: int, window: np.ndarray) -> None:
-        """A training sample's window [C, H, W]; its codes are read."""
+    @classmethod
+    def of_training(
+        cls, reader: SampleReader, stream: int, view: int, data: DataConfig
+    ) -> "Readout":
+        """Of `NUM_TRAINING` training samples, evenly spread; damaged ones are left out."""
+        found, name = cls(reader, stream, view), reader.layout.streams[stream].part
+        indices = spread(select(reader.dataset, data, data.split, [name]), NUM_TRAINING)
+        for _ in readable(indices.tolist(), found.add):
+            pass
+        return found
+
+    def add(self, index: int) -> None:
+        """A training sample: its window and its codes are read."""
+        part = self._reader.dataset.read(index, [self._token.part])[self._token.part]
+        window = self._reader.window(self._token.part, np.asarray(part), self._view)
         content = self._reader.content(index, self._view, only=[self._stream])
         codes = content.streams.get(self._stream)
         if codes is None:
@@ -55,7 +74,7 @@ class Readout:
         """The decoder's map [C, H, W] and the codes' probabilities [N, V] -> the estimate, of its type."""
         probabilities = probabilities.float()
         mean = self._joined(probabilities @ self.table)
-        sure = probabilities.amax(1).numpy().reshape(self._grid)
+        sure = probabilities.amax(1).square().numpy().reshape(self._grid)
         p = mean.shape[-1] // self._grid[1]
         sure = sure.repeat(p, 0).repeat(p, 1)
         mixed = sure * self._linear(decoded) + (1 - sure) * mean

@@ -17,20 +17,19 @@ from typing import Any
 import numpy as np
 
 from configs import ConfigError, to_yaml
-from configs.schema import GenerateConfig
+from configs.schema import DataConfig, GenerateConfig
+from pipeline.data.selection import select
 from pipeline.engine.distributed import pick_device
 from pipeline.engine.lifecycle import OK, write_atomic
 from pipeline.engine.metrics import say
-from pipeline.generate.chain import generate_targets
 from pipeline.generate.climatology import Whereabouts
-from pipeline.generate.decode import Value
 from pipeline.generate.judge import Judge
+from pipeline.generate.making import batches, learn, make, truth_of
 from pipeline.generate.scores import table
 from pipeline.generate.sheet import write_sheet
-from pipeline.generate.trained import Trained, sampling
-from pipeline.generate.training import Student, look_through
+from pipeline.generate.trained import Trained
 from pipeline.stage2.samples import SampleReader
-from shards import SampleSet, open_dataset
+from shards import SampleSet, open_data
 
 
 def generate(config: GenerateConfig) -> int:
@@ -38,19 +37,22 @@ def generate(config: GenerateConfig) -> int:
     trained = Trained(config.run, pick_device("auto"), config.tokenizers)
     for name in trained.targets(config.target):
         trained.decoder(name)  # or the want of one would be told behind all the work
+    asks_guidance = config.guidance != 1 or bool(config.guidance_by)
+    if asks_guidance and all(m.kind != "nothing" for m in trained.model.config.masking):
+        say(
+            "warning: guidance compares with what the model makes of no source at all, which it was not "
+            "trained for: train it with {kind: nothing} among masked.masking"
+        )
     if config.inputs:
         from pipeline.generate.scene import generate_scene
 
-        dataset = trained.training_set() if config.estimate == "expected" else None
-        if dataset is not None:
-            reader = SampleReader(dataset, trained.layout, trained.normalisers)
-            for name in trained.targets(config.target):
-                look_through(
-                    reader, name, trained.layout.views.centre, trained.students(reader, name)
-                )
+        training = trained.training_set() if config.estimate == "expected" else None
+        if training is not None:
+            reader = SampleReader(training, trained.layout, trained.normalisers)
+            learn(config, trained, reader, trained.config.data)
         return generate_scene(config, trained)
     assert config.data is not None
-    generate_samples(config, trained, open_dataset(config.data.shards))
+    generate_samples(config, trained, open_data(config.data))
     return OK
 
 
@@ -58,8 +60,9 @@ def generate_samples(
     config: GenerateConfig, trained: Trained, dataset: SampleSet, *, judged: bool = True
 ) -> None:
     """The files of held-out samples; without scores where they are not to be `judged`."""
+    assert config.data is not None
     sources, targets = trained.sources(config.source), trained.targets(config.target)
-    how, view = sampling(config, trained), trained.layout.views.centre
+    view = trained.layout.views.centre
     for stream in map(trained.layout.streams.__getitem__, sources):
         if stream.kind != "pixels" and not trained.reads(dataset, stream.modality):
             raise ConfigError(
@@ -67,47 +70,41 @@ def generate_samples(
                 "tokenize it with that, or leave the modality out of the source"
             )
     reader = SampleReader(dataset, trained.layout, trained.normalisers)
-    indices = _choose(dataset, config)
+    indices = _choose(dataset, config, config.data)
+    if config.estimate == "expected":
+        learn(config, trained, reader, config.data)
     shown: dict[str, list[Any]] = defaultdict(list)
-    whereabouts = Whereabouts(dataset)
+    whereabouts = Whereabouts(dataset, config.data)
     judges = {
         name: Judge(trained, reader, whereabouts, name, stream, view)
         for name, stream in targets.items()
         if judged and dataset.modalities[name].is_map
     }
-    for name in targets:
-        students: list[Student] = [judges[name].climatology] if name in judges else []
-        if config.estimate == "expected":
-            students += trained.students(reader, name)
-        look_through(reader, name, view, students)
-    for start in range(0, len(indices), config.batch):
-        ids = [int(i) for i in indices[start : start + config.batch]]
-        contents = [reader.content(i, view, only=sources) for i in ids]
-        drawn = generate_targets(
-            trained.model, contents, ids, list(targets.values()), how,
-            chained=config.chain, expected=config.estimate == "expected",
-        )  # fmt: skip
-        for name, stream in targets.items():
-            made, apart = trained.values(name, drawn[stream], dataset.modalities[name])
-            truths = [truth_of(reader, name, i, view) for i in ids]
+
+    num_made = 0
+    for samples in batches(reader, indices, sources, targets, config.batch):
+        num_made += len(samples)
+        made_of = make(config, trained, dataset, samples)
+        for name, (made, apart) in made_of.items():
+            truths = [sample.values[name] for sample in samples]
             if name in judges:
-                judges[name].add(ids, made, truths)
+                judges[name].add([sample.index for sample in samples], made, truths)
             room = max(0, config.num_pictures - len(shown[f"generated/{name}"]))
             shown[f"generated/{name}"] += made[:room]
             shown[f"truth/{name}"] += truths[:room]
             if apart:
                 shown[f"spread/{name}"] += apart[:room]
-        for i in ids[: max(0, config.num_pictures - len(shown["keys"]))]:
+        for i, *_ in samples[: max(0, config.num_pictures - len(shown["keys"]))]:
             shown["keys"].append(dataset.locate(i)[0])
             for name in config.source:
                 shown[f"source/{name}"].append(truth_of(reader, name, i, view))
     config.out.mkdir(parents=True, exist_ok=True)
-    _write(config, dataset, shown, judges, len(indices))
+    _write(config, dataset, shown, judges, num_made)
 
 
-def _choose(dataset: SampleSet, config: GenerateConfig) -> np.ndarray:
+def _choose(dataset: SampleSet, config: GenerateConfig, data: DataConfig) -> np.ndarray:
     """Held-out samples that have all sources, and as many targets as possible first."""
-    indices = dataset.select(split=config.split, require=config.source)
+    indices = select(dataset, data, config.split, config.source)
     if not len(indices):
         raise ConfigError(
             f"no sample of {dataset.path} in split {config.split!r} has all of {', '.join(config.source)}"
@@ -115,14 +112,6 @@ def _choose(dataset: SampleSet, config: GenerateConfig) -> np.ndarray:
     complete = sum(dataset.present(name)[indices].astype(int) for name in config.target)
     order = np.argsort(-np.asarray(complete), kind="stable")
     return indices[order][: config.num_samples]
-
-
-def truth_of(reader: SampleReader, name: str, index: int, view: int) -> Value | None:
-    """What a sample really has of a modality, of a map the window that is generated."""
-    value = reader.dataset.read(index, [name]).get(name)
-    if value is None or isinstance(value, str) or not reader.dataset.modalities[name].is_map:
-        return value
-    return reader.window(name, value, view)
 
 
 def _write(

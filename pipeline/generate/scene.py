@@ -166,7 +166,7 @@ class _Output:
         self._height = row.pixels(scene.grid.height * 10)
         self._blend = Blend(channels, width, size, overlap)
         dtype = "uint8" if self._votes else "float32"
-        self._nodata = row.nodata if self._votes else float("nan")
+        self._nodata = _unseen(row) if self._votes else float("nan")
         self._file = created(
             self._path,
             row,
@@ -206,7 +206,7 @@ class _Output:
         top, mean, covered = self._blend.finished(until)
         if self._votes:
             best = np.nan_to_num(mean).argmax(0).astype(np.uint8)
-            mean = np.where(covered, best, self._row.nodata or 0).astype(np.uint8)[None]
+            mean = np.where(covered, best, _unseen(self._row)).astype(np.uint8)[None]
         self._writer.write(mean, top)
 
 
@@ -235,10 +235,16 @@ def _score(guess: Raster, truth: Raster, row: Modality) -> MapScore:
     for top in range(0, height, ROWS_AT_ONCE):
         count = min(ROWS_AT_ONCE, height - top)
         a, b = (r.read(top, 0, count, width) for r in (guess, truth))
-        known = np.isfinite(a).all(0) if a.dtype.kind == "f" else np.ones(a.shape[1:], dtype=bool)
+        # What the sources did not show is no mistake of the model.
+        known = (np.isfinite(a) if a.dtype.kind == "f" else a != _unseen(row)).all(0)
         if known.any():
             score.add(a[:, known][:, None], b[:, known][:, None])
     return score
+
+
+def _unseen(row: Modality) -> int:
+    """What a map of classes holds where the sources have no measurement: no class."""
+    return 255 if row.nodata is None else int(row.nodata)
 
 
 def _value(text: str, row: Modality) -> Any:

@@ -42,6 +42,13 @@ class MapScore:
         self.absolute += float(np.abs(error).sum())
         self.num_values += error.size
 
+    def error(self) -> tuple[float, float]:
+        """What was added up: squared errors or wrong pixels, and of how many values."""
+        if self.row.kind == "classes":
+            total = float(self.confusion.sum())
+            return total - float(np.trace(self.confusion)), total
+        return self.square, float(self.num_values)
+
     def values(self) -> dict[str, float]:
         """Accuracy and mIoU for classes, RMSE and MAE in the modality's unit otherwise."""
         if self.row.kind == "classes":

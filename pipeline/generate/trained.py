@@ -1,7 +1,7 @@
 """A trained stage-2 run with all that belongs to it: streams by name, normalisers, stage-1 decoders."""
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -10,10 +10,11 @@ import numpy as np
 import torch
 
 from configs import ConfigError, load_config
-from configs.schema import GenerateConfig, Modality, Stage2Config
+from configs.schema import DataConfig, GenerateConfig, Modality, Stage2Config
 from configs.schema.modality import undated
 from pipeline.data.tokens import extra_name
 from pipeline.data.transforms import Normaliser
+from pipeline.generate.calibration import Calibration
 from pipeline.generate.chain import Drawn
 from pipeline.generate.decode import Decoder, Value, spread, summarise
 from pipeline.generate.picking import Sampling
@@ -22,7 +23,7 @@ from pipeline.stage1.artifact import fingerprint, named_tokenizer, tokenizer_fol
 from pipeline.stage2 import artifact
 from pipeline.stage2.model import MaskedTransformer
 from pipeline.stage2.samples import SampleReader
-from shards import SampleSet, open_dataset
+from shards import SampleSet, open_data
 
 
 class Trained:
@@ -44,6 +45,7 @@ class Trained:
         self.layout = self.model.layout
         self._decoders: dict[str, Decoder] = {}
         self._readouts: dict[str, Readout] = {}
+        self._calibrations: dict[str, Calibration] = {}
 
     @cached_property
     def config(self) -> Stage2Config:
@@ -60,7 +62,7 @@ class Trained:
     def training_set(self) -> SampleSet | None:
         """The shard set that the model was trained on, where it is still there."""
         is_run = (self._run / "config.yaml").is_file()
-        return open_dataset(self.shards) if is_run and self.shards.is_dir() else None
+        return open_data(self.config.data) if is_run and self.shards.is_dir() else None
 
     def decoder(self, name: str) -> Decoder:
         """The stage-1 tokenizer of a modality, the same on all dates."""
@@ -119,28 +121,32 @@ class Trained:
             found[exact] = next(i for i in layout.targets if layout.streams[i].part == exact)
         return found
 
-    def students(self, reader: SampleReader, name: str) -> list[Readout]:
-        """Who has to be shown training samples of a target, so that expected maps of it err less.
+    def learn_readouts(self, reader: SampleReader, names: Iterable[str], data: DataConfig) -> None:
+        """Look through training samples for what codes of targets stand for: expected maps then err less.
 
-        Nobody where that was done before: weights of the model have no part in it.
+        Done once per target: weights of the model have no part in it.
         """
-        stream = self.targets((name,))[name]
-        if name in self._readouts:
-            return []
-        if self.layout.streams[stream].kind != "map" or not self.reads(reader.dataset, name):
-            return []
-        self._readouts[name] = Readout(reader, stream, self.layout.views.centre)
-        return [self._readouts[name]]
+        for name, stream in self.targets(tuple(names)).items():
+            is_map = self.layout.streams[stream].kind == "map"
+            if name not in self._readouts and is_map and self.reads(reader.dataset, name):
+                view = self.layout.views.centre
+                self._readouts[name] = Readout.of_training(reader, stream, view, data)
+
+    def calibrate(self, found: Mapping[str, Calibration]) -> None:
+        """Take what was learned of expected maps from one set of sources; maps from others want their own."""
+        self._calibrations = dict(found)
 
     def values(self, name: str, drawn: Drawn, row: Modality) -> tuple[list[Value], list[Value]]:
         """One value per sample, and per-pixel spread over the draws (empty where there is one)."""
         decoder = self.decoder(name)
         if drawn.expected is not None:
-            decoded, readout = decoder.expected(drawn.expected), self._readouts.get(name)
-            if readout is None or readout.is_empty:
-                return decoded, []
-            pairs = zip(decoded, drawn.expected, strict=True)
-            return [readout.mix(np.asarray(x), p) for x, p in pairs], []
+            maps = [np.asarray(x) for x in decoder.expected(drawn.expected)]
+            readout, calibration = self._readouts.get(name), self._calibrations.get(name)
+            if readout is not None and not readout.is_empty:
+                maps = [readout.mix(x, p) for x, p in zip(maps, drawn.expected, strict=True)]
+            if calibration is not None:
+                maps = [calibration(x) for x in maps]
+            return list[Value](maps), []
         draws = [decoder(codes) for codes in drawn.draws]
         apart = spread(draws, row) if len(draws) > 1 and row.is_map else []
         return summarise(draws, row), apart

@@ -265,4 +265,10 @@ def _codes(stream: Stream, codes: Tensor) -> tuple[Grid | None, Tensor]:
         raise ValueError(
             f"{stream.name}: {flat.shape[1]} tokens, where the model has {stream.num_positions} places"
         )
+    # A code too large would silently be one of the next modality. A graph that is traced has no values.
+    if not torch.compiler.is_compiling() and flat.numel() and int(flat.max()) >= stream.vocab_size:
+        raise ValueError(
+            f"{stream.name}: code {int(flat.max())}, where its tokenizer has {stream.vocab_size}; "
+            "tokenize with the tokenizer that the model was trained with"
+        )
     return grid, flat.long()

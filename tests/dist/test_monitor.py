@@ -74,6 +74,7 @@ def test_the_last_look_finds_what_evaluation_finds(runs: Path, tokens: Path, tmp
     generate = [
         "generate", f"run={run}", f"out={tmp_path / 'g'}", f"data.shards={tokens}", "split=train",
         "source=[S2L2A]", "target=[LULC,DEM,date]", "num_samples=2", "estimate=expected",
+        "num_calibration=0",
     ]  # fmt: skip
     run_several([command, generate], 1, tmp_path / "logs")
     scores = json.loads((tmp_path / "e" / "scores.json").read_text())["probes"]["LULC"]

@@ -218,6 +218,14 @@ def test_what_does_not_fit_is_refused(make, given, message):
         encoder({name: torch.zeros(shape) for name, shape in given.items()})
 
 
+def test_codes_of_another_tokenizer_are_refused(make):
+    _, encoder = make()
+    size = next(s for s in encoder.layout.streams if s.name == "LULC@tok").vocab_size
+    assert encoder({"LULC": torch.full((1, 4, 4), size - 1)})
+    with pytest.raises(ValueError, match=f"code {size}, where its tokenizer has {size}"):
+        encoder({"LULC": torch.full((1, 4, 4), size)})
+
+
 def test_a_folder_without_a_model_is_told(tmp_path):
     with pytest.raises(RunError, match="no model in"):
         Encoder.from_pretrained(tmp_path)

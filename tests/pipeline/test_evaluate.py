@@ -11,15 +11,17 @@ from hypothesis import strategies as st
 
 from configs import ConfigError, load_config
 from configs.registry import modality
-from configs.schema import EvaluateConfig, MaskedConfig
+from configs.schema import EvaluateConfig, MaskedConfig, ProbeConfig
 from pipeline.data.views import Views
 from pipeline.evaluate.inputs import give, input_sets, share_out
 from pipeline.evaluate.labels import class_name, label_of, label_row
 from pipeline.evaluate.prior import prior_scores
 from pipeline.evaluate.probes import linear, nearest, probe, standardise
+from pipeline.evaluate.probing import given_for
 from pipeline.evaluate.run import most_complete
 from pipeline.evaluate.subject import Subject
 from pipeline.evaluate.tokens import score_tokens
+from pipeline.stage2.layout import Layout, Stream
 from pipeline.stage2.model import MaskedTransformer
 from pipeline.stage2.samples import Content, SampleReader, collate
 from tests.pipeline.test_fusion import LAYOUT, build
@@ -246,6 +248,26 @@ def test_labels_are_the_dominant_class_or_the_one_that_is_hot():
     assert class_name(biome, 3) == "deserts"
     hot[0] = 1
     assert label_of(reader({}, hot), biome, 0) is None
+
+
+def test_probes_hide_the_label_and_what_says_it_in_words():
+    own = Layout(
+        tuple(
+            Stream(f"{n}@tok", n, "map", 4, True, True, 80.0, (2, 2), vocab_size=5)
+            for n in ("S2L2A", "DEM", "LULC")
+        ),
+        160,
+        Views(),
+    )
+    row = modality("LULC")
+    plain, *_ = given_for(own, row, ProbeConfig(labels=("LULC",)))
+    assert plain.modalities == {"S2L2A", "DEM"}
+    hidden = ProbeConfig(labels=("LULC",), without=("DEM", "captions"))
+    assert [s.modalities for s in given_for(own, row, hidden)] == [{"S2L2A"}]
+    with pytest.raises(ConfigError, match="nothing is left of the model's inputs, S2L2A, DEM"):
+        given_for(own, row, ProbeConfig(without=("DEM", "S2L2A")))
+    with pytest.raises(ConfigError, match="captoins"):
+        given_for(own, row, ProbeConfig(without=("captoins",)))
 
 
 def test_what_has_no_classes_is_no_label():

@@ -1,6 +1,7 @@
 """A scene in files, through an untrained model with real tokenizers, to georeferenced maps."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +15,9 @@ from configs.schema import GenerateConfig, MaskedConfig, TokenizerConfig
 from pipeline.data.transforms import Normaliser
 from pipeline.data.views import Views
 from pipeline.engine.errors import RunError
+from pipeline.generate.rasters import opened
 from pipeline.generate.run import generate
+from pipeline.generate.scene import _score
 from pipeline.stage1.artifact import ImageTokenizer, fingerprint
 from pipeline.stage1.tokenizer import Tokenizer
 from pipeline.stage2 import artifact
@@ -76,10 +79,10 @@ def run(tmp_path_factory):
     return root
 
 
-def write_tif(path, array, x=500_000.0, y=5_000_000.0, pixel=10.0):
+def write_tif(path, array, x=500_000.0, y=5_000_000.0, pixel=10.0, crs="EPSG:32632"):
     count, height, width = array.shape
     profile = {"driver": "GTiff", "count": count, "height": height, "width": width}
-    profile |= {"dtype": array.dtype, "crs": "EPSG:32632"}
+    profile |= {"dtype": array.dtype, "crs": crs}
     profile["transform"] = Affine(pixel, 0, x, 0, -pixel, y)
     with rasterio.open(path, "w", **profile) as file:
         file.write(array)
@@ -142,6 +145,38 @@ def test_windows_without_a_measurement_stay_empty(run, s2, tmp_path):
         classes = made.read(1)
         assert made.nodata == modality("LULC").nodata
     assert (classes[:, 48:] == modality("LULC").nodata).all()
+
+
+def test_what_the_sources_do_not_show_is_no_mistake(run, s2, tmp_path):
+    """Without a value of the registry for nothing, unseen ground is 255, and no class."""
+    row = modality("OSMraster")
+    assert row.nodata is None
+    guess = np.array([[[3, 255], [1, 255]]], dtype=np.uint8)
+    truth = np.array([[[3, 3], [2, 0]]], dtype=np.uint8)
+    with (
+        opened(Path(write_tif(tmp_path / "guess.tif", guess)), row) as a,
+        opened(Path(write_tif(tmp_path / "truth.tif", truth)), row) as b,
+    ):
+        assert _score(a, b, row).values()["accuracy"] == 0.5
+
+
+def test_degrees_are_taken_for_metres_where_the_map_lies(run, s2, tmp_path):
+    fine, coarse = 10 / 111_320, 30 / 111_320
+    for name, pixel, y in (("coarse", coarse, 0.1), ("north", fine, 60.0)):
+        path = write_tif(tmp_path / f"{name}.tif", s2, x=9.0, y=y, pixel=pixel, crs="EPSG:4326")
+        with pytest.raises(RunError, match=r"pixels are not 10 m; warp it .* in UTM"):
+            generate(asked(run, tmp_path / name, inputs={"S2L2A": path}))
+    path = write_tif(tmp_path / "fine.tif", s2, x=9.0, y=0.1, pixel=fine, crs="EPSG:4326")
+    assert generate(asked(run, tmp_path / "fine", inputs={"S2L2A": path})) == 0
+
+
+def test_guidance_that_a_model_was_not_trained_for_is_told(run, s2, tmp_path, capsys):
+    source = write_tif(tmp_path / "s2.tif", s2)
+    generate(asked(run, tmp_path / "a", inputs={"S2L2A": source}))
+    assert "warning: guidance" not in capsys.readouterr().out
+    with pytest.raises(RunError, match="num_registers"):
+        generate(asked(run, tmp_path / "b", inputs={"S2L2A": source}, guidance=2.0))
+    assert "train it with {kind: nothing}" in capsys.readouterr().out
 
 
 def test_what_cannot_be_a_source_is_told(run, s2, tmp_path):
