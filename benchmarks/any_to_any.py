@@ -42,6 +42,8 @@ from pipeline.stage2.samples import SampleReader
 TOLERANCE = 1.02
 """A chain may be so much worse than a single step before it counts: two draws differ as well."""
 
+SCORED = ("model", "baseline", "climatology")
+
 
 class Ratio(NamedTuple):
     """The model's error over that of a guess, and how far it moves over resamplings of the samples."""
@@ -73,7 +75,7 @@ class Bench:
         streams = self.trained.targets(tuple(self.maps))
         whereabouts = Whereabouts(self.dataset, self.data)
         self.judges = {
-            n: Judge(self.trained, self.reader, whereabouts, n, streams[n], self.view)
+            n: Judge(self.trained, self.reader, whereabouts, n, streams[n], self.view, SCORED)
             for n in self.maps
         }
         self.num_samples, self.num_calibration, self.batch = a.samples, a.calibration, a.batch
@@ -100,7 +102,7 @@ class Bench:
                 judge.add([sample.index], [value], [sample.values[last]], by)
                 for way, score in judge.ways.items():
                     rows[way].append(score.error())
-        sums = {way: np.array(rows[way]) for way in ("model", "baseline", "climatology")}
+        sums = {way: np.array(rows[way]) for way in SCORED}
         guess = min(sums["baseline"], sums["climatology"], key=mean_error)
         root = 0.5 if self.dataset.modalities[last].kind == "image" else 1.0
         rng, n = np.random.default_rng(0), len(guess)

@@ -1,5 +1,7 @@
 """Scores of one target over samples, of the model and of those that it is compared with."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from pipeline.generate.climatology import BOTH, Climatology, Whereabouts
@@ -12,7 +14,7 @@ WAYS = ("model", "baseline", "climatology", "tokens")
 
 
 class Judge:
-    """Scores of one target, of the model and of those that it is compared with."""
+    """Scores of one target, of the model and of those that it is compared with: in some of the `WAYS`."""
 
     def __init__(
         self,
@@ -22,10 +24,11 @@ class Judge:
         name: str,
         stream: int,
         view: int,
+        ways: Sequence[str] = WAYS,
     ):
         dataset = reader.dataset
         self._reader, self._decoder, self._name = reader, trained.decoder(name), name
-        self._stream, self._view = stream, view
+        self._stream, self._view, self._ways = stream, view, ways
         self._reads = trained.reads(dataset, name)
         self._row = row = dataset.modalities[name]
         self._guess, self.baseline = constant_guess(
@@ -37,7 +40,7 @@ class Judge:
 
     def reset(self) -> None:
         """Forget what was added, and keep what was learned of places and seasons."""
-        self.ways = {w: MapScore(self._row) for w in WAYS}
+        self.ways = {w: MapScore(self._row) for w in self._ways}
 
     def add(
         self,
@@ -53,18 +56,20 @@ class Judge:
         held = [n for n, truth in enumerate(truths) if truth is not None]
         if not held:
             return
-        tokens = [self._tokens(ids[n], truths[n]) for n in held]
-        for n, best in zip(held, self._decoder(tokens), strict=True):
+        best: Sequence[Value | None] = [None] * len(held)
+        if "tokens" in self._ways:
+            best = self._decoder([self._tokens(ids[n], truths[n]) for n in held])
+        for n, restored in zip(held, best, strict=True):
             truth = np.asarray(truths[n])
             usual = None if by is None else self._climatology.guess(ids[n], by)
             guesses = {
                 "model": made[n],
                 "baseline": self._guess,
                 "climatology": self._guess if usual is None else usual,
-                "tokens": best,
+                "tokens": restored,
             }
-            for way, guess in guesses.items():
-                self.ways[way].add(np.broadcast_to(np.asarray(guess), truth.shape), truth)
+            for way, score in self.ways.items():
+                score.add(np.broadcast_to(np.asarray(guesses[way]), truth.shape), truth)
 
     def _tokens(self, index: int, truth: Value | None) -> np.ndarray:
         """The codes of a truth, as the data set has them, or made now where it has none of the model's."""

@@ -28,7 +28,7 @@ class Readout:
         self._reader, self._stream, self._view = reader, stream, view
         self._token = reader.layout.streams[stream]
         self._row = reader.dataset.modalities[self._token.part]
-        self._sums = self._counts = torch.zeros(0)
+        self._sums = self._counts = np.zeros(0, np.float32)
 
     @classmethod
     def of_training(
@@ -53,10 +53,10 @@ class Readout:
         measured = np.broadcast_to(measured_pixels(window, self._row), shape)
         values = self._cut(np.where(measured, self._linear(window), 0.0))
         if not len(self._sums):
-            self._sums, self._counts = torch.zeros(2, self._token.vocab_size, values.shape[1])
-        where = torch.from_numpy(codes)
-        self._sums.index_add_(0, where, values)
-        self._counts.index_add_(0, where, self._cut(measured))
+            size = 2, self._token.vocab_size, values.shape[1]
+            self._sums, self._counts = np.zeros(size, np.float32)
+        np.add.at(self._sums, codes, values)
+        np.add.at(self._counts, codes, self._cut(measured))
 
     @property
     def is_empty(self) -> bool:
@@ -67,8 +67,8 @@ class Readout:
     def table(self) -> torch.Tensor:
         """[V, C p p] for V codes, C bands or classes, p pixels per token; asked for when all were shown."""
         # Each code was also seen once as the mean of all: rare ones are not trusted far.
-        mean = self._sums.sum(0) / self._counts.sum(0).clamp(min=1)
-        return (self._sums + mean) / (self._counts + 1)
+        mean = self._sums.sum(0) / self._counts.sum(0).clip(min=1)
+        return torch.from_numpy((self._sums + mean) / (self._counts + 1))
 
     def mix(self, decoded: np.ndarray, probabilities: torch.Tensor) -> np.ndarray:
         """The decoder's map [C, H, W] and the codes' probabilities [N, V] -> the estimate, of its type."""
@@ -97,12 +97,12 @@ class Readout:
         assert self._token.grid is not None
         return self._token.grid
 
-    def _cut(self, x: np.ndarray) -> torch.Tensor:
+    def _cut(self, x: np.ndarray) -> np.ndarray:
         """[C, H, W] -> [N, C p p] float32, row by row."""
         (rows, columns), (c, h, w) = self._grid, x.shape
         p, q = h // rows, w // columns
         parts = x.reshape(c, rows, p, columns, q).transpose(1, 3, 0, 2, 4)
-        return torch.from_numpy(np.ascontiguousarray(parts, np.float32)).flatten(2).flatten(0, 1)
+        return np.ascontiguousarray(parts, np.float32).reshape(rows * columns, c * p * q)
 
     def _joined(self, parts: torch.Tensor) -> np.ndarray:
         """[N, C p p] -> [C, H, W]."""
