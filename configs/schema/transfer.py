@@ -135,8 +135,10 @@ class InputSet(Frozen):
 class FitConfig(Frozen):
     """How a head is trained, alone (`probe`) or with the backbone (`finetune`).
 
-    AdamW, warm-up over a tenth of the steps, then a cosine to zero. Fine-tuning multiplies the rate by
-    `layer_decay` per layer away from the head (Bao et al. 2022, BEiT). Every `eval_every` steps the
+    AdamW, warm-up over a tenth of the steps, then a cosine to zero. The head learns with `head_lr`, the
+    backbone with `lr` times `layer_decay` per layer away from the head (Bao et al. 2022, BEiT). For its
+    first `freeze_steps`, at most a quarter of all, fine-tuning teaches the head alone: the gradients of a
+    random head would distort what the backbone has learned (Kumar et al. 2022, LP-FT). Every `eval_every` steps the
     validation split is scored; after `patience` evaluations without a better one training ends, and the
     best weights count. In fine-tuning, `modality_dropout` hides each modality of a sample with this
     probability, never all of them, and `augment` shows a batch in one of the 8 symmetries of the square;
@@ -145,8 +147,9 @@ class FitConfig(Frozen):
 
     num_steps: int = Field(default=400, gt=0)
     batch: int = Field(default=32, gt=0)
-    probe_lr: float = Field(default=1e-2, gt=0)
+    head_lr: float = Field(default=1e-2, gt=0)
     lr: float = Field(default=5e-4, gt=0)
+    freeze_steps: int = Field(default=50, ge=0)
     layer_decay: float = Field(default=0.75, gt=0, le=1)
     weight_decay: float = Field(default=0.05, ge=0)
     eval_every: int = Field(default=25, gt=0)
