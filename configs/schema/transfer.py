@@ -12,6 +12,7 @@ from configs.schema.sources import GeoBenchSourceConfig
 TaskType = Literal["classification", "multilabel", "segmentation", "regression"]
 HeadType = Literal["linear", "conv", "upernet"]
 Protocol = Literal["knn", "probe", "finetune"]
+MergeType = Literal["mean", "concat"]
 Share = Annotated[float, Field(gt=0, le=1)]
 
 
@@ -138,9 +139,9 @@ class FitConfig(Frozen):
     AdamW, warm-up over a tenth of the steps, then a cosine to zero. The head learns with `head_lr`, the
     backbone with `lr` times `layer_decay` per layer away from the head (Bao et al. 2022, BEiT). For its
     first `freeze_steps`, at most a quarter of all, fine-tuning teaches the head alone: the gradients of a
-    random head would distort what the backbone has learned (Kumar et al. 2022, LP-FT). Every `eval_every` steps the
-    validation split is scored; after `patience` evaluations without a better one training ends, and the
-    best weights count. In fine-tuning, `modality_dropout` hides each modality of a sample with this
+    random head would distort what the backbone has learned (Kumar et al. 2022, LP-FT). Every `eval_every`
+    steps the validation split is scored; after `patience` evaluations without a better one training ends,
+    and the best weights count. In fine-tuning, `modality_dropout` hides each modality of a sample with this
     probability, never all of them, and `augment` shows a batch in one of the 8 symmetries of the square;
     a probe reads features that were computed once.
     """
@@ -162,9 +163,13 @@ class TransferConfig(Frozen):
     """A backbone on tasks. Every task, protocol, training set, amount of labels and seed is a cell.
 
     `backbone` is a run or an artifact of this project, or `timm:NAME`; `init: random` is its twin with
-    fresh weights. Amounts of labels are `fractions` of the training samples and `shots` per class; they
-    are nested and stratified, drawn by the seed. `train_on` and `test_on` are sets of inputs by name;
-    every model is tested on all of `test_on` (null: everything, without each modality, each alone).
+    fresh weights. Features of several modalities (of a MultiMAE: groups) become one map by their `mean`, or
+    by `concat` beside each other, with zeros for what is absent; stage 2 and MultiMAE only: late fusion and
+    ViTs of timm have one vector per place anyway.
+
+    Amounts of labels are `fractions` of the training samples and `shots` per class; they are nested and
+    stratified, drawn by the seed. `train_on` and `test_on` are sets of inputs by name; every model is
+    tested on all of `test_on` (null: everything, without each modality, each alone).
 
     Results are lines of OUT/results.jsonl, which is the record: a cell that stands there is not made
     again. `bootstrap` resamplings of the test samples give 95 % intervals. `keep_models` writes each
@@ -174,6 +179,7 @@ class TransferConfig(Frozen):
     kind: Literal["transfer"]
     backbone: str
     init: Literal["pretrained", "random"] = "pretrained"
+    merge: MergeType = "mean"
     out: Path
     tasks: dict[str, TaskConfig] = Field(min_length=1)
     protocols: tuple[Protocol, ...] = Field(default=("knn", "probe"), min_length=1)

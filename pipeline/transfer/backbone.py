@@ -11,6 +11,8 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
+from configs.schema.transfer import MergeType
+
 Images = Mapping[str, Tensor]
 
 
@@ -44,6 +46,12 @@ class Backbone(nn.Module, ABC):
     width: int
     depth: int
     window_m: float | None = None
+
+    def expect(self, names: Sequence[str], merge: MergeType) -> None:
+        """Say which modalities will be given and how their features become one: it may change `width`.
+
+        Here nothing: a backbone of one vector per place has nothing to merge.
+        """
 
     @abstractmethod
     def forward(

@@ -14,6 +14,7 @@ import torch
 import yaml
 from torch import Tensor, nn
 
+from configs.schema.transfer import MergeType
 from pipeline.engine.errors import RunError
 from pipeline.evaluate.subject import Subject
 from pipeline.fusion import artifact as of_fusion
@@ -86,6 +87,21 @@ class EncoderBackbone(Backbone):
         self._codes = codes
         self._as_codes = codes.intakes() if codes else {}
         self.intakes = {**self._as_codes, **pixels}
+        self._merge: MergeType = "mean"
+
+    def expect(self, names: Sequence[str], merge: MergeType) -> None:
+        self._merge, self.width = merge, self.encoder.config.width
+        self.encoder.expected = ()
+        if merge == "concat":
+            # In an order of its own: channels do not depend on how a task lists its inputs.
+            self.encoder.expected = self._streams([n for n in self.intakes if n in names])
+            self.width *= len(self.encoder.expected)
+
+    def _streams(self, names: Sequence[str]) -> tuple[str, ...]:
+        """What `concat` has channels for."""
+        if isinstance(self.encoder, MultiMAEEncoder):
+            return tuple(g.name for name in names for g in self.encoder.groups(name))
+        return tuple(self.encoder.stream(name)[1].name for name in names)
 
     def forward(
         self, images: Images, present: Mapping[str, Tensor], layers: Sequence[int]
@@ -97,7 +113,7 @@ class EncoderBackbone(Backbone):
                 given[name] = self._codes(name, image, present[name])
             else:
                 given[name] = image
-        features = self.encoder(given, layers, "mean", present)
+        features = self.encoder(given, layers, self._merge, present)
         h, w = self.grid(images)
         return [cast(Tensor, f).transpose(1, 2).unflatten(2, (h, w)) for f in features]
 

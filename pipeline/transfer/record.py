@@ -60,7 +60,8 @@ def cell_digest(
 ) -> str:
     """Names exactly what makes these numbers: weights, task, data, protocol, inputs, seed."""
     decides = [
-        vars(cell), backbone, config.init, data, config.tasks[cell.task].model_dump(mode="json"),
+        vars(cell), backbone, config.init, config.merge, data,
+        config.tasks[cell.task].model_dump(mode="json"),
         config.train_on[cell.train_on].model_dump(mode="json"),
         {name: given.model_dump(mode="json") for name, given in tests.items()},
         config.fit.model_dump(mode="json"), config.neighbours, config.bootstrap,

@@ -57,6 +57,7 @@ def transfer(config: TransferConfig) -> int:
         record = {
             "backbone": config.backbone,
             "init": config.init,
+            "merge": config.merge,
             "code": code_version(),
             "tasks": {
                 n: {"type": s.target.type, "classes": s.target.names} for n, s in sources.items()
@@ -91,6 +92,7 @@ class _Bench:
         self._backbone = self._open(config.seeds[0])
         self._task = Task(source, self._backbone, config.cache_gb / 2)
         have = self._task.modalities
+        self._backbone.expect(have, config.merge)
         self._train_sets, self._test_sets = train_sets(config, have), test_sets(config, have)
         self._name = f"transfer {source.name}"
         self._frozen: dict[int, FrozenFeed] = {}
@@ -154,7 +156,7 @@ class _Bench:
         self, cell: Cell, given: InputSet, places: np.ndarray, val: np.ndarray
     ) -> _Trained:  # fmt: skip
         task, config, tuned = self._task, self._config, cell.protocol == "finetune"
-        backbone = self._open(cell.seed) if tuned else self._twin(cell.seed)
+        backbone = self._ready(cell.seed) if tuned else self._twin(cell.seed)
         head = self._head(backbone, cell.seed)
         layers = layers_for(task.config.head, backbone.depth)
         if tuned:
@@ -228,7 +230,8 @@ class _Bench:
         line: dict[str, Any] = {
             "cell": digest, "name": cell.name, "task": cell.task, "type": self._task.target.type,
             "backbone": self._config.backbone, "kind": self._backbone.kind,
-            "init": self._config.init, "protocol": cell.protocol, "head": self._task.config.head,
+            "init": self._config.init, "merge": self._config.merge,
+            "protocol": cell.protocol, "head": self._task.config.head,
             "train_on": cell.train_on, "test_on": test_on, "labels": cell.labels,
             "share": cell.share, "shots": cell.shots, "seed": cell.seed,
             "num_train": num_train, "num_test": len(added),
@@ -261,6 +264,11 @@ class _Bench:
         fresh = seed if self._config.init == "random" else None
         return open_backbone(self._config.backbone, self._offered, self._device, fresh).eval()
 
+    def _ready(self, seed: int) -> Backbone:
+        backbone = self._open(seed)
+        backbone.expect(self._task.modalities, self._config.merge)
+        return backbone
+
     def _twin(self, seed: int) -> Backbone:
         """The frozen backbone of a seed: one for all, but for random twins."""
         return self._features(seed).backbone
@@ -269,7 +277,7 @@ class _Bench:
         key = seed if self._config.init == "random" else 0
         if key not in self._frozen:
             known = self._config.init == "pretrained" or seed == self._config.seeds[0]
-            backbone = self._backbone if known else self._open(seed)
+            backbone = self._backbone if known else self._ready(seed)
             backbone.requires_grad_(False)
             self._frozen[key] = FrozenFeed(
                 self._task, backbone, layers_for(self._task.config.head, backbone.depth),

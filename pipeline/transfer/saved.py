@@ -62,6 +62,7 @@ def save_model(
         "version": VERSION,
         "backbone": config.backbone,
         "backbone_digest": backbone_digest(config.backbone),
+        "merge": config.merge,
         "has_backbone": tuned or config.init == "random",
         "task": cell.task,
         "type": target.type,
@@ -112,6 +113,7 @@ def load_model(folder: Path, device: torch.device) -> SavedModel:
     backbone = open_backbone(
         record["backbone"], offered, device, 0 if record["has_backbone"] else None
     )
+    backbone.expect(list(adapters), record.get("merge", "mean"))
     label = Modality.model_validate(record["label"])
     is_map = record["type"] in ("segmentation", "regression")
     head = make_head(

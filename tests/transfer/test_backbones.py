@@ -15,6 +15,7 @@ from pipeline.engine.errors import RunError
 from pipeline.fusion import artifact as of_fusion
 from pipeline.fusion.model import LateFusion
 from pipeline.multimae import artifact as of_multimae
+from pipeline.multimae.encoder import MultiMAEEncoder
 from pipeline.multimae.groups import build_groups
 from pipeline.multimae.model import MultiMAE
 from pipeline.stage1.artifact import ImageTokenizer, fingerprint
@@ -213,6 +214,44 @@ def test_the_features_are_those_of_the_encoder(tmp_path):
     assert isinstance(merged, torch.Tensor)
     found = backbone(given, everything(given), [backbone.depth - 1])[0]
     assert torch.allclose(found.flatten(2).transpose(1, 2), merged, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["pixels", "multimae", "tokens"])
+def test_features_beside_each_other_have_channels_of_their_own(kind, tmp_path):
+    """What is absent is zeros there and changes no place of the others; one width whatever is given."""
+    backbone = opened(kind, tmp_path)
+    single, given = backbone.width, images(backbone)
+    first, second = backbone.intakes
+    backbone.expect([second, first], "concat")
+    num = 3 if kind == "multimae" else 2
+    assert backbone.width == num * single
+    last = [backbone.depth - 1]
+    (whole,) = backbone(given, everything(given), last)
+    alone = {second: given[second]}
+    (part,) = backbone(alone, everything(alone), last)
+    assert whole.shape == part.shape == (3, num * single, 4, 4)
+    assert (part[:, :-single] == 0).all()
+    present = everything(given)
+    present[first][1] = False
+    (mixed,) = backbone(given, present, last)
+    assert torch.allclose(mixed[1], part[1], atol=1e-4)
+    assert torch.allclose(mixed[0], whole[0], atol=1e-4)
+    backbone.expect([first, second], "mean")
+    assert backbone.width == single
+    (mean,) = backbone(given, everything(given), last)
+    if kind != "multimae":
+        assert torch.allclose(mean, whole.unflatten(1, (num, single)).mean(1), atol=1e-5)
+
+
+def test_features_beside_each_other_are_those_of_the_encoder(tmp_path):
+    backbone = opened("multimae", tmp_path)
+    backbone.expect(["S2L2A", "S1GRD"], "concat")
+    given = images(backbone)
+    encoder = MultiMAEEncoder.from_pretrained(tmp_path, list(backbone.intakes))
+    (wanted,) = encoder(given, [-1], "concat")
+    assert isinstance(wanted, torch.Tensor)
+    (found,) = backbone(given, everything(given), [backbone.depth - 1])
+    assert torch.allclose(found.flatten(2).transpose(1, 2), wanted, atol=1e-5)
 
 
 def test_symmetries_are_those_of_the_views():

@@ -2,13 +2,17 @@
 
 import numpy as np
 import pytest
+import rasterio
 
 from configs.schema import InputSet, TaskConfig, TransferConfig
 from pipeline.transfer.conditions import test_sets as sets_of
 from pipeline.transfer.record import read_results
 from pipeline.transfer.run import transfer
+from pipeline.transfer.saved import load_model
+from pipeline.transfer.scene import predict_scene
 from tests.transfer.worlds import (
     BANDS,
+    CPU,
     mask_task,
     open_task,
     save_stage2,
@@ -101,3 +105,26 @@ def test_images_are_shown_in_whole_patches_of_any_ground(tmp_path, window_m, sid
     (found,) = backbone(batch.images, batch.present, [0])
     assert found.shape[-2:] == (side // 4, side // 4)
     assert task.label_batch("train", np.array([0])).shape == (1, 16, 16)
+
+
+def test_features_beside_each_other_are_another_result_and_another_saved_model(tmp_path):
+    task = pair_task(write_pairs(tmp_path / "data"))
+    for merge in ("mean", "concat"):
+        transfer(config_of(tmp_path, task, merge=merge, keep_models=True, test_on={"all": {}}))
+        (folder,) = (tmp_path / "out" / "models").iterdir()
+        loaded = load_model(folder, CPU)
+        assert loaded.backbone.width == (16 if merge == "mean" else 32)
+        assert loaded.head.state_dict()["linear.weight"].shape[1] == loaded.backbone.width
+    lines = read_results(tmp_path / "out")
+    assert [x["merge"] for x in lines] == ["mean", "concat"]
+    assert len({x["cell"] for x in lines}) == 2
+    # The saved one tells what the fit told: of its own sheet of test samples.
+    with np.load(next((tmp_path / "out" / "sheets").iterdir())) as sheet:
+        name, wanted = str(sheet["keys"][0]), sheet["predicted"][0, 0]
+    inputs = {
+        "S2": tmp_path / "data" / name,
+        "S1GRD": tmp_path / "data" / name.replace("i", "r", 1),
+    }
+    predict_scene(loaded, inputs, tmp_path / "one.tif", overlap=0)
+    with rasterio.open(tmp_path / "one.tif") as file:
+        assert np.array_equal(file.read(1), wanted)
