@@ -19,9 +19,10 @@ from pipeline.transfer.adapt import Adapter
 from pipeline.transfer.backbone import Backbone, Intake
 from pipeline.transfer.fit import Scale
 from pipeline.transfer.heads import layers_for, make_head
-from pipeline.transfer.opening import backbone_digest, open_backbone
+from pipeline.transfer.opening import open_backbone
 from pipeline.transfer.record import Cell
 from pipeline.transfer.task import Task
+from pipeline.transfer.weights import backbone_digest
 
 VERSION = 1
 

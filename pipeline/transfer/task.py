@@ -6,6 +6,7 @@ Shapes: B batch, C bands, H W pixels.
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -68,6 +69,7 @@ class LabelledSamples:
         read = readable(chosen, lambda i: self.samples.read(i, [name]))
         return band_statistics(self.inputs[name], [p[name] for p in read if name in p])
 
+    @cached_property
     def fingerprint(self) -> str:
         """Names the samples and labels of this task: another data set, another result."""
         found = xxhash.xxh3_64()

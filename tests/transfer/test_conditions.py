@@ -5,6 +5,7 @@ import pytest
 import rasterio
 
 from configs.schema import InputSet, TaskConfig, TransferConfig
+from pipeline.transfer import bench
 from pipeline.transfer.conditions import test_sets as sets_of
 from pipeline.transfer.record import read_results
 from pipeline.transfer.run import transfer
@@ -91,6 +92,24 @@ def test_several_labels_by_neighbours_and_probe(tmp_path):
         # All samples are `left`: whoever learned anything knows that.
         assert values["f1_micro"] > 0.6
         assert "confusion" not in line
+
+
+def test_neighbours_rank_samples_that_have_a_label_or_not(tmp_path, monkeypatch):
+    """Scores are shares, no hard votes: samples with more or nearer neighbours of a class rank higher."""
+    noted, original = [], bench.contributions
+
+    def note(kind, outputs, truth):
+        noted.append(outputs)
+        return original(kind, outputs, truth)
+
+    monkeypatch.setattr(bench, "contributions", note)
+    task = pair_task(write_pairs(tmp_path / "data"), type="multilabel")
+    task["data"] |= {"label": "kinds", "classes": ["left", "right"]}
+    transfer(config_of(tmp_path, task, protocols=["knn"], test_on={"all": {}}))
+    (scores,) = noted
+    assert np.allclose(scores[:, 0], 0.5)
+    assert len(np.unique(scores[:, 1])) > 4
+    assert (np.abs(scores) <= 0.5).all()
 
 
 @pytest.mark.parametrize(("window_m", "side"), [(None, 16), (230.0, 24), (40.0, 4)])
