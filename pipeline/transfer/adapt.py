@@ -3,11 +3,11 @@
     S2L1C of 13 bands -> (modality_map) -> S2L2A of 12: B10 is left out, a band that is missing is the mean
 
 A band that the data lacks is filled with the mean the backbone was trained with, which is zero once it is
-standardised. A modality that is missing is never filled: it has a presence bit.
+standardised; `known` tells it apart. A modality that is missing is never filled: it has a presence bit.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -27,6 +27,14 @@ def band_key(name: str) -> str:
     """What `B08`, `B8`, `8` and GEO-Bench's `08 - NIR` call alike; other names without their case."""
     match = _NUMBERED.fullmatch(name.strip())
     return match[1].upper() if match else name.strip().lower()
+
+
+def band_place(names: Sequence[str], band: str) -> int:
+    """Where a band is among others, by any of its names. Raises ConfigError where it is not."""
+    keys = [band_key(name) for name in names]
+    if band_key(band) not in keys:
+        raise ConfigError(f"there is no band {band}; there are {', '.join(names)}")
+    return keys.index(band_key(band))
 
 
 class BandMap(NamedTuple):
@@ -77,13 +85,13 @@ class Adapter:
             found = [i for i in self.bands.source if i >= 0]
             self._shift = torch.tensor([statistics.mean[i] for i in found]).view(-1, 1, 1)
             std = torch.tensor([statistics.std[i] for i in found]).clamp(min=1e-6).view(-1, 1, 1)
-            self._scale = torch.tensor(intake.std).view(-1, 1, 1)[self._known()] / std
+            self._scale = torch.tensor(intake.std).view(-1, 1, 1)[torch.tensor(self.known)] / std
 
     def note(self) -> str:
         """What does not fit, for a person; empty where all bands do."""
         parts = []
         if self.bands.missing:
-            parts.append(f"{', '.join(self.bands.missing)} missing (filled with the mean)")
+            parts.append(f"{', '.join(self.bands.missing)} missing")
         if self.bands.extra:
             parts.append(f"{', '.join(self.bands.extra)} left out")
         return "; ".join(parts)
@@ -100,7 +108,7 @@ class Adapter:
         nodata = self.row.nodata
         if nodata is not None and np.isfinite(nodata):
             valid &= x != nodata
-        known = self._known()
+        known = torch.tensor(self.known)
         source = torch.tensor([i for i in self.bands.source if i >= 0])
         x, measured = x[source], valid[source].all(0)
         if self._scale is not None:
@@ -117,8 +125,10 @@ class Adapter:
             measured = F.interpolate(measured[None, None].float(), size, mode="nearest-exact")[0, 0]
         return y.masked_fill(~measured.bool(), torch.nan)
 
-    def _known(self) -> Tensor:
-        return torch.tensor([i >= 0 for i in self.bands.source])
+    @property
+    def known(self) -> tuple[bool, ...]:
+        """Of each band of the backbone, whether the data has it."""
+        return tuple(i >= 0 for i in self.bands.source)
 
 
 def band_statistics(row: Modality, parts: "list[np.ndarray]") -> BandStatistics:

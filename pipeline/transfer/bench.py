@@ -56,8 +56,8 @@ class Bench:
         self._offered = source.offered() if config.backbone.startswith("timm:") else {}
         self._backbone = self._open(config.seeds[0])
         self._task = Task(source, self._backbone, config.cache_gb / 2)
-        have = self._task.modalities
-        self._backbone.expect(have, config.merge)
+        have = self._task.bands
+        self._backbone.expect(list(have), config.merge)
         self._train_sets, self._test_sets = train_sets(config, have), test_sets(config, have)
         self._name = f"transfer {source.name}"
         self._frozen: dict[int, FrozenFeed] = {}

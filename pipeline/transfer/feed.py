@@ -4,6 +4,7 @@ Shapes: B batch, N samples of a split, D width, h w grid.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -114,10 +115,10 @@ class LiveFeed:
                 square = all(x.shape[-1] == x.shape[-2] for x in batch.images.values())
                 number = int(rng.integers(8 if square else 4))
                 images = {n: turned(x, number) for n, x in batch.images.items()}
-                batch = Batch(images, batch.present, batch.places)
+                batch = replace(batch, images=images)
                 labels = turned(labels, number) if self._task.target.is_map else labels
         batch = batch.to(self._device)
-        maps = self._backbone(batch.images, batch.present, self._layers)
+        maps = self._backbone(batch.images, batch.present, self._layers, batch.known)
         return Shown([m.float() for m in maps], labels.to(self._device))
 
 
@@ -128,7 +129,7 @@ Feed = FrozenFeed | LiveFeed
 def features(backbone: Backbone, batch: Batch, layers: Sequence[int], device: torch.device) -> Maps:
     """Feature maps of a frozen backbone."""
     batch = batch.to(device)
-    return [m.float() for m in backbone(batch.images, batch.present, layers)]
+    return [m.float() for m in backbone(batch.images, batch.present, layers, batch.known)]
 
 
 def turned(x: Tensor, number: int) -> Tensor:
@@ -147,5 +148,4 @@ def hidden(batch: Batch, share: float, rng: np.random.Generator) -> Batch:
     spared = torch.from_numpy(rng.random(there.shape)).masked_fill(~there, -1).argmax(1)
     empty = ~kept.any(1)
     kept[empty, spared[empty]] = there[empty, spared[empty]]
-    present = dict(zip(names, kept.unbind(1), strict=True))
-    return Batch(batch.images, present, batch.places)
+    return replace(batch, present=dict(zip(names, kept.unbind(1), strict=True)))

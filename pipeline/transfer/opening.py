@@ -8,7 +8,8 @@ import torch
 
 from pipeline.engine.errors import RunError
 from pipeline.transfer.backbone import Backbone, Intake
-from pipeline.transfer.encoders import open_encoder, open_fusion, open_multimae
+from pipeline.transfer.encoders import open_encoder, open_fusion
+from pipeline.transfer.multimae import open_multimae
 from pipeline.transfer.vit import open_vit
 from pipeline.transfer.weights import TIMM, artifact_folder
 

@@ -150,7 +150,8 @@ class _Scene:
             present[name] = torch.tensor([name in w.images for w in windows])
         images = {n: x.to(self._device) for n, x in images.items()}
         present = {n: x.to(self._device) for n, x in present.items()}
-        maps = [m.float() for m in model.backbone(images, present, model.layers)]
+        known = {n: model.adapters[n].known for n in images}
+        maps = [m.float() for m in model.backbone(images, present, model.layers, known)]
         made = model.head(maps, (self._size, self._size)).float()
         # Logits are no shares: windows vote with probabilities.
         made = made.softmax(1) if len(model.values) else made * model.scale.std + model.scale.mean
@@ -173,7 +174,7 @@ def _side(model: SavedModel, asked: float | None) -> float:
     fixed = model.backbone.window_m
     if fixed is not None and side != fixed:
         raise ConfigError(f"--window {side:g}: this backbone sees {fixed:g} m only")
-    steps = [adapter.intake.patch_m for adapter in model.adapters.values()]
+    steps = [adapter.intake.step_m for adapter in model.adapters.values()]
     if any(side % step for step in steps):
         told = ", ".join(f"{step:g} m" for step in steps)
         raise ConfigError(f"--window {side:g}: not a multiple of the backbone's patches of {told}")

@@ -5,7 +5,7 @@ Shapes: B batch, C bands, H W pixels.
 
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -20,7 +20,7 @@ from pipeline.data.selection import readable
 from pipeline.engine.errors import RunError
 from pipeline.engine.evaluation import spread
 from pipeline.engine.metrics import say
-from pipeline.transfer.adapt import Adapter, band_statistics, intake_of, mapped
+from pipeline.transfer.adapt import Adapter, band_place, band_statistics, intake_of, mapped
 from pipeline.transfer.backbone import Backbone, Intake, fitting_window
 from pipeline.transfer.samples import SPLITS, open_samples
 from pipeline.transfer.target import Target
@@ -31,15 +31,20 @@ _STATISTICS_SAMPLES = 256
 
 @dataclass(frozen=True)
 class Batch:
-    """Images of a few samples. `places` are their numbers in the split."""
+    """Images of a few samples. `places` are their numbers in the split.
+
+    `known` says which bands of an image were given; others are the mean.
+    """
 
     images: dict[str, Tensor]
     present: dict[str, Tensor]
     places: np.ndarray
+    known: dict[str, tuple[bool, ...]] = field(default_factory=dict)
 
     def to(self, device: torch.device) -> "Batch":
         images = {n: x.to(device) for n, x in self.images.items()}
-        return Batch(images, {n: x.to(device) for n, x in self.present.items()}, self.places)
+        present = {n: x.to(device) for n, x in self.present.items()}
+        return replace(self, images=images, present=present)
 
 
 class LabelledSamples:
@@ -153,6 +158,14 @@ class Task:
         """What the backbone is given, under its own names."""
         return tuple(self.adapters)
 
+    @property
+    def bands(self) -> dict[str, dict[str, bool]]:
+        """Of what the backbone is given its bands, and whether the data has them."""
+        return {
+            name: dict(zip(a.intake.bands, a.known, strict=True))
+            for name, a in self.adapters.items()
+        }
+
     def own_name(self, name: str) -> str:
         """What the data calls a modality of the backbone."""
         return self._own[name]
@@ -170,17 +183,19 @@ class Task:
     def batch(self, split: str, places: Sequence[int] | np.ndarray, given: InputSet) -> Batch:
         """Samples of a split with what is given of them. Raises RunError for a damaged one."""
         found = [self._images(int(self.source.indices[split][p])) for p in places]
-        images, present = {}, {}
+        images, present, known = {}, {}, {}
         for name in given_modalities(given, self.modalities):
             adapter = self.adapters[name]
             size = (len(adapter.intake.bands), *adapter.size(self.window_m))
             nothing = torch.full(size, torch.nan)
             images[name] = torch.stack([x.get(name, nothing) for x in found])
             present[name] = torch.tensor([name in x for x in found])
+            known[name] = adapter.known
             for band in given.without_bands.get(name, ()):
-                at = _band_place(adapter.intake, name, band)
+                at = band_place(adapter.intake.bands, band)
                 images[name][:, at] = adapter.intake.mean[at]
-        return Batch(images, present, np.asarray(places))
+                known[name] = (*known[name][:at], False, *known[name][at + 1 :])
+        return Batch(images, present, np.asarray(places), known)
 
     def batches(
         self, split: str, places: np.ndarray, given: InputSet, size: int
@@ -245,9 +260,3 @@ def given_modalities(given: InputSet, have: Sequence[str]) -> tuple[str, ...]:
     """What an input set leaves of the modalities that there are."""
     kept = have if given.modalities is None else given.modalities
     return tuple(n for n in have if n in kept and n not in given.without)
-
-
-def _band_place(intake: Intake, name: str, band: str) -> int:
-    if band not in intake.bands:
-        raise ConfigError(f"without_bands: {name} has no {band}; it has {', '.join(intake.bands)}")
-    return intake.bands.index(band)

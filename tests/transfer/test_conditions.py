@@ -3,14 +3,20 @@
 import numpy as np
 import pytest
 import rasterio
+import torch
 
+from configs import ConfigError
 from configs.schema import InputSet, TaskConfig, TransferConfig
+from pipeline.multimae.encoder import MultiMAEEncoder
 from pipeline.transfer import bench
 from pipeline.transfer.conditions import test_sets as sets_of
+from pipeline.transfer.feed import features, hidden
+from pipeline.transfer.opening import open_backbone
 from pipeline.transfer.record import read_results
 from pipeline.transfer.run import transfer
 from pipeline.transfer.saved import load_model
 from pipeline.transfer.scene import predict_scene
+from tests.transfer.test_backbones import save_multimae
 from tests.transfer.worlds import (
     BANDS,
     CPU,
@@ -19,6 +25,7 @@ from tests.transfer.worlds import (
     save_stage2,
     stage2,
     two_classes,
+    write_masks,
     write_tif,
 )
 
@@ -75,9 +82,9 @@ def test_trained_on_one_set_and_tested_on_another(tmp_path):
 
 def test_sets_that_are_told_apart_by_nothing_are_made_once():
     config = TransferConfig.model_construct(test_on=None)
-    assert list(sets_of(config, ["a"])) == ["all"]
-    assert list(sets_of(config, ["a", "b"])) == ["all", "without/a", "without/b"]
-    assert len(sets_of(config, ["a", "b", "c"])) == 7
+    assert list(sets_of(config, {"a": {}})) == ["all"]
+    assert list(sets_of(config, {"a": {}, "b": {}})) == ["all", "without/a", "without/b"]
+    assert len(sets_of(config, {"a": {}, "b": {}, "c": {}})) == 7
 
 
 def test_several_labels_by_neighbours_and_probe(tmp_path):
@@ -147,3 +154,53 @@ def test_features_beside_each_other_are_another_result_and_another_saved_model(t
     predict_scene(loaded, inputs, tmp_path / "one.tif", overlap=0)
     with rasterio.open(tmp_path / "one.tif") as file:
         assert np.array_equal(file.read(1), wanted)
+
+
+def test_groups_of_a_multimae_that_lost_their_bands_are_absent(tmp_path):
+    """Of data without the near infrared, and of bands that a test set withholds."""
+    backbone = open_backbone(str(save_multimae(tmp_path / "mae")), {}, CPU).eval()
+    table = write_masks(tmp_path / "data", 8)
+    encoder = MultiMAEEncoder.from_pretrained(tmp_path / "mae")
+    last = [backbone.depth - 1]
+
+    def task(bands):
+        data = mask_task(table).data.model_dump()
+        images = {"image": {"modality": "optical", "bands": bands}}
+        values = {"type": "segmentation", "data": {**data, "images": images}}
+        config = TaskConfig.model_validate(values | {"modality_map": {"optical": "S2L2A"}})
+        return open_task(config, backbone)
+
+    for found, given in (
+        (task(["B02", "B03", "B04", "B99"]), InputSet()),
+        (task(["B02", "B03", "B04", "B08"]), InputSet(without_bands={"S2L2A": ("B8",)})),
+    ):
+        batch = found.batch("train", [0, 1], given)
+        assert batch.known == {"S2L2A": (True, True, True, False)}
+        assert not batch.images["S2L2A"].isnan().any()
+        maps = features(backbone, hidden(batch, 0.5, np.random.default_rng(0)), last, CPU)[0]
+        rgb = torch.stack(
+            [
+                torch.from_numpy(x)
+                for n in (0, 1)
+                if (x := found.raw("train", n, "optical")) is not None
+            ]
+        )
+        (wanted,) = encoder({"rgb": rgb[:, [2, 1, 0]]}, [-1], "mean")
+        assert isinstance(wanted, torch.Tensor)
+        assert torch.allclose(maps.flatten(2).transpose(1, 2), wanted, atol=1e-4)
+
+
+def test_bands_that_cannot_be_withheld_are_told_before_any_fit():
+    have = {"S2": {"B04": True, "B08": True, "B11": False}, "S1GRD": {"vv": True}}
+
+    def sets(**without):
+        config = TransferConfig.model_construct(test_on={"x": InputSet(without_bands=without)})
+        return sets_of(config, have)
+
+    assert sets(S2=("8",))
+    with pytest.raises(
+        ConfigError, match=r"test_on\.x\.without_bands\.S2: there is no band B14; there are B04"
+    ):
+        sets(S2=("B14",))
+    with pytest.raises(ConfigError, match="leaves none of its bands: write `without`"):
+        sets(S2=("B4", "B08"))

@@ -195,7 +195,7 @@ def test_bands_that_are_missing_are_missed(made):
     transfer(made(test_on=sets))
     lines = read_results(made().out)
     assert best(lines, test_on="all") > best(lines, test_on="blind") + 0.2
-    with pytest.raises(ConfigError, match="S2 has no B99"):
+    with pytest.raises(ConfigError, match=r"test_on\.x\.without_bands\.S2: there is no band B99"):
         transfer(made(test_on={"x": InputSet(without_bands={"S2": ("B99",)})}))
     with pytest.raises(ConfigError, match=r"test_on\.x names DEM; the backbone is given S2"):
         transfer(made(test_on={"x": InputSet(without=("DEM",))}))
