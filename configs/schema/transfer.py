@@ -93,7 +93,9 @@ class TaskConfig(Frozen):
     `classification` tells the most frequent class of a sample, `multilabel` those that cover at least
     `min_share`. `inputs` are the modalities given (empty: all that the data has and the backbone takes,
     the label aside). `modality_map` says as what the backbone sees a modality of the data, such as
-    {S2L1C: S2L2A}; bands are matched by name.
+    {S2L1C: S2L2A}. Bands are matched by name, unless names say that a number means another band there (NIR
+    is B5 of Landsat, B08 of Sentinel-2); `band_map` {modality of the data: {band of the backbone: band of the
+    data}} wins over names.
 
     `statistics: task` shifts and scales each band so that its training mean and deviation become those
     the backbone was trained with; `model` gives it the values as they are. `window_m` is the side of the
@@ -106,6 +108,7 @@ class TaskConfig(Frozen):
     label: str = "label"
     inputs: tuple[str, ...] = ()
     modality_map: dict[str, str] = {}
+    band_map: dict[str, dict[str, str]] = {}
     statistics: Literal["model", "task"] = "model"
     window_m: float | None = Field(default=None, gt=0)
     head: HeadType = "linear"

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from configs import ConfigError
 from configs.schema import InputSet, TransferConfig
-from pipeline.transfer.adapt import band_place
+from pipeline.transfer.bands import band_place
 from pipeline.transfer.task import given_modalities
 
 ALL = "all"

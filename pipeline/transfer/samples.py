@@ -22,7 +22,7 @@ from configs.schema import (
     ShardLabels,
     TaskConfig,
 )
-from pipeline.transfer.adapt import band_key
+from pipeline.transfer.bands import band_key
 from shards import open_dataset
 from shards.errors import SourceError
 from shards.sources.base import SampleRef

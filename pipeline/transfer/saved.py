@@ -80,6 +80,7 @@ def save_model(
                 "own": task.own_name(name),
                 "row": adapter.row.model_dump(mode="json"),
                 "intake": adapter.intake._asdict(),
+                "band_map": adapter.band_map,
                 "statistics": adapter.statistics and adapter.statistics._asdict(),
             }
             for name, adapter in task.adapters.items()
@@ -106,8 +107,8 @@ def load_model(folder: Path, device: torch.device) -> SavedModel:
     for name, entry in record["inputs"].items():
         told = entry["statistics"]
         statistics = BandStatistics(tuple(told["mean"]), tuple(told["std"])) if told else None
-        intake = _intake(entry["intake"])
-        adapters[name] = Adapter(Modality.model_validate(entry["row"]), intake, statistics)
+        row, intake = Modality.model_validate(entry["row"]), _intake(entry["intake"])
+        adapters[name] = Adapter(row, intake, statistics, name, entry.get("band_map"))
         own[name] = entry["own"]
     offered = {name: adapter.intake for name, adapter in adapters.items()}
     weights = read_weights(folder)

@@ -20,8 +20,9 @@ from pipeline.data.selection import readable
 from pipeline.engine.errors import RunError
 from pipeline.engine.evaluation import spread
 from pipeline.engine.metrics import say
-from pipeline.transfer.adapt import Adapter, band_place, band_statistics, intake_of, mapped
+from pipeline.transfer.adapt import Adapter, band_statistics, intake_of, mapped
 from pipeline.transfer.backbone import Backbone, Intake, fitting_window
+from pipeline.transfer.bands import band_place
 from pipeline.transfer.samples import SPLITS, open_samples
 from pipeline.transfer.target import Target
 from shards import ShardError
@@ -140,12 +141,20 @@ class Task:
             )
         if lost := set(self.config.inputs) - set(fitting):
             say(f"transfer {self.name}: the backbone does not take {', '.join(sorted(lost))}")
+        if stray := set(self.config.band_map) - set(fitting):
+            raise ConfigError(
+                f"tasks.{self.name}.band_map names {', '.join(sorted(stray))}; the backbone is given "
+                f"{', '.join(fitting)}, as the data calls them"
+            )
         self.adapters: dict[str, Adapter] = {}
         self._own: dict[str, str] = {}
         for own, theirs in fitting.items():
             known = self.config.statistics == "task"
             statistics = source.statistics(own) if known else None
-            adapter = Adapter(source.inputs[own], backbone.intakes[theirs], statistics)
+            told = self.config.band_map.get(own)
+            adapter = Adapter(
+                source.inputs[own], backbone.intakes[theirs], statistics, theirs, told
+            )
             self.adapters[theirs], self._own[theirs] = adapter, own
             if note := adapter.note():
                 say(f"transfer {self.name}: {own} as {theirs}: {note}")
