@@ -28,7 +28,10 @@ VERSION = 1
 
 
 class SavedModel(NamedTuple):
-    """A model ready to predict: frozen, on its device."""
+    """A model ready to predict: frozen, on its device.
+
+    It was trained on images of `ground_m`, shown to the backbone as `window_m`.
+    """
 
     backbone: Backbone
     head: nn.Module
@@ -39,6 +42,7 @@ class SavedModel(NamedTuple):
     type: str
     values: tuple[int, ...]
     scale: Scale
+    ground_m: tuple[float, float]
     window_m: tuple[float, float]
 
 
@@ -73,6 +77,7 @@ def save_model(
         "num_outputs": target.num_outputs,
         "num_doublings": getattr(head, "num_doublings", 0),
         "scale": [scale.mean, scale.std],
+        "ground_m": list(task.ground_m),
         "window_m": list(task.window_m),
         "given": given.model_dump(mode="json"),
         "inputs": {
@@ -125,11 +130,13 @@ def load_model(folder: Path, device: torch.device) -> SavedModel:
     head.load_state_dict(_below(weights, "head."))
     if record["has_backbone"]:
         backbone.load_state_dict(_below(weights, "backbone."))
-    height, width = record["window_m"]
+    window_m = record["window_m"]
+    ground_m = record.get("ground_m", window_m)
     return SavedModel(
         backbone.eval().requires_grad_(False), head.to(device).eval().requires_grad_(False),
         adapters, own, layers_for(record["head"], backbone.depth), label, record["type"],
-        tuple(record["values"]), Scale(*record["scale"]), (height, width),
+        tuple(record["values"]), Scale(*record["scale"]),
+        (ground_m[0], ground_m[1]), (window_m[0], window_m[1]),
     )  # fmt: skip
 
 

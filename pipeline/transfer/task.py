@@ -158,6 +158,7 @@ class Task:
             self.adapters[theirs], self._own[theirs] = adapter, own
             if note := adapter.note():
                 say(f"transfer {self.name}: {own} as {theirs}: {note}")
+        self.ground_m = self._ground()
         self.window_m = self._window(backbone)
         self._left = cache_gb * 1e9
         self._cache: OrderedDict[int, dict[str, Tensor]] = OrderedDict()
@@ -224,7 +225,7 @@ class Task:
         return np.flatnonzero(there)
 
     def _window(self, backbone: Backbone) -> tuple[float, float]:
-        """The ground that all samples are shown as: the task's, the backbone's, or the first sample's."""
+        """The ground that all samples are shown as: the task's, the backbone's, or their own."""
         fixed = backbone.window_m
         asked = self.config.window_m
         if fixed is not None:
@@ -233,14 +234,16 @@ class Task:
                     f"tasks.{self.name}.window_m={asked:g}: this backbone sees {fixed:g} m only"
                 )
             return fixed, fixed
-        intakes = {name: a.intake for name, a in self.adapters.items()}
-        if asked is not None:
-            return fitting_window((asked, asked), intakes)
+        side = self.ground_m if asked is None else (asked, asked)
+        return fitting_window(side, {name: a.intake for name, a in self.adapters.items()})
+
+    def _ground(self) -> tuple[float, float]:
+        """The ground that the data's own images cover: the first sample's."""
         for i in self.source.indices["train"]:
             for name, part in self._parts(int(i)).items():
                 gsd = self.adapters[name].row.gsd_m
                 assert gsd is not None
-                return fitting_window((part.shape[1] * gsd, part.shape[2] * gsd), intakes)
+                return part.shape[1] * gsd, part.shape[2] * gsd
         raise ConfigError(f"tasks.{self.name}: no training sample has any of {self.modalities}")
 
     def _parts(self, index: int) -> dict[str, np.ndarray]:
