@@ -60,7 +60,7 @@ class Bench:
         self._backbone.expect(list(have), config.merge)
         self._train_sets, self._test_sets = train_sets(config, have), test_sets(config, have)
         self._name = f"transfer {source.name}"
-        self._frozen: dict[int, FrozenFeed] = {}
+        self._frozen: tuple[int, FrozenFeed] | None = None
         if "knn" in config.protocols and self._task.target.is_map:
             say(f"{self._name}: kNN tells classes of samples, no maps: left out")
 
@@ -243,16 +243,19 @@ class Bench:
 
     def _features(self, seed: int) -> FrozenFeed:
         key = seed if self._config.init == "random" else 0
-        if key not in self._frozen:
+        if self._frozen is None or self._frozen[0] != key:
+            # Cells come seed by seed: the features of an earlier twin are not asked for again.
+            self._frozen = None
             known = self._config.init == "pretrained" or seed == self._config.seeds[0]
             backbone = self._backbone if known else self._ready(seed)
             backbone.requires_grad_(False)
-            self._frozen[key] = FrozenFeed(
+            feed = FrozenFeed(
                 self._task, backbone, layers_for(self._task.config.head, backbone.depth),
                 self._device, pooled=not self._task.target.is_map, batch=self._config.fit.batch,
                 limit_gb=self._config.cache_gb / 2,
             )  # fmt: skip
-        return self._frozen[key]
+            self._frozen = key, feed
+        return self._frozen[1]
 
     def _head(self, backbone: Backbone, seed: int) -> nn.Module:
         target = self._task.target

@@ -44,15 +44,18 @@ class Cell:
 
 
 def cells(config: TransferConfig, task: str, train_on: list[str]) -> list[Cell]:
-    """All cells of a task; those of a frozen backbone first. kNN is fitted to maps by nobody."""
+    """All cells of a task, seed by seed: of random twins one is needed at a time.
+
+    Those of a frozen backbone come first. kNN is fitted to maps by nobody.
+    """
     amounts = [(f"{100 * share:g} %", share, None) for share in config.fractions]
     amounts += [(f"{n} shots", None, n) for n in config.shots]
     return [
         Cell(task, protocol, given, labels, seed, share, shots)
+        for seed in config.seeds
         for protocol in sorted(config.protocols, key=("knn", "probe", "finetune").index)
         for given in train_on
         for labels, share, shots in amounts
-        for seed in config.seeds
     ]
 
 

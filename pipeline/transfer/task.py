@@ -3,7 +3,6 @@
 Shapes: B batch, C bands, H W pixels.
 """
 
-from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -161,7 +160,8 @@ class Task:
         self.ground_m = self._ground()
         self.window_m = self._window(backbone)
         self._left = cache_gb * 1e9
-        self._cache: OrderedDict[int, dict[str, Tensor]] = OrderedDict()
+        self._cache: dict[int, dict[str, Tensor]] = {}
+        self._there: dict[int, frozenset[str]] = {}
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -215,14 +215,21 @@ class Task:
             yield self.batch(split, places[start : start + size], given)
 
     def label_batch(self, split: str, places: np.ndarray) -> Tensor:
-        """Labels of samples one after the other: [B, ...]."""
-        return torch.from_numpy(np.stack([self.labels[split][p] for p in places]))
+        """Labels of samples one after the other: [B, ...]; classes as int64."""
+        labels = torch.from_numpy(np.stack([self.labels[split][p] for p in places]))
+        return labels if labels.is_floating_point() else labels.long()
 
     def with_input(self, split: str, given: InputSet) -> np.ndarray:
         """Places of the samples that have any of what is given: ascending."""
         names = set(given_modalities(given, self.modalities))
-        there = [bool(names & self._images(int(i)).keys()) for i in self.source.indices[split]]
+        there = [not names.isdisjoint(self._has(int(i))) for i in self.source.indices[split]]
         return np.flatnonzero(there)
+
+    def _has(self, index: int) -> frozenset[str]:
+        """Modalities of a sample. To know it is to read it, so each is read for it once."""
+        if index not in self._there:
+            self._images(index)
+        return self._there[index]
 
     def _window(self, backbone: Backbone) -> tuple[float, float]:
         """The ground that all samples are shown as: the task's, the backbone's, or their own."""
@@ -260,6 +267,7 @@ class Task:
         if index in self._cache:
             return self._cache[index]
         parts = self._parts(index)
+        self._there[index] = frozenset(parts)
         images = {n: self.adapters[n](part, self.window_m) for n, part in parts.items()}
         size = sum(x.numel() * 4 for x in images.values())
         if size <= self._left:
