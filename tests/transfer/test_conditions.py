@@ -80,6 +80,21 @@ def test_trained_on_one_set_and_tested_on_another(tmp_path):
     assert counts == {"both": 8, "S2": 6, "S1GRD": 8}
 
 
+def test_a_fit_that_no_test_sample_can_judge_is_no_failure(tmp_path):
+    """Tested where it can be: no test sample has what one of the models was trained on."""
+    lacking = range(3, 32, 4)
+    task = pair_task(write_pairs(tmp_path / "data", lacking=lacking))
+    sets = {"optical": {"modalities": ["S2"]}, "both": {}}
+    transfer(config_of(tmp_path, task, train_on=sets, test_on=sets))
+    lines = read_results(tmp_path / "out")
+    assert [(x["train_on"], x["test_on"]) for x in lines] == [("optical", "both"), ("both", "both")]
+    # The sheet of the other shows what its samples have.
+    (path,) = (tmp_path / "out" / "sheets").iterdir()
+    with np.load(path) as sheet:
+        assert str(sheet["input_name"]) == "S1GRD"
+        assert len(sheet["predicted"]) == len(sheet["input"]) == 6
+
+
 def test_sets_that_are_told_apart_by_nothing_are_made_once():
     config = TransferConfig.model_construct(test_on=None)
     assert list(sets_of(config, {"a": {}})) == ["all"]
