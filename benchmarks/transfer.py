@@ -102,10 +102,11 @@ def measure(folder: Path, scene: Path, bands: int, window_px: int) -> dict[str, 
     intake = backbone.intakes["S2"]
     row = image_row("S2", "", intake.bands, np.dtype(np.int16), 10.0)
     label = class_map_row("label", "", [f"class {i}" for i in range(CLASSES)], 10.0)
+    window_m = window_px * 10.0, window_px * 10.0
     model = SavedModel(
         backbone, head.to(device).eval().requires_grad_(False), {"S2": Adapter(row, intake, None)},
         {"S2": "S2"}, layers_for("linear", backbone.depth), label, "segmentation",
-        tuple(range(CLASSES)), Scale(), (window_px * 10.0, window_px * 10.0),
+        tuple(range(CLASSES)), Scale(), window_m, window_m,
     )  # fmt: skip
     loaded = _peak_mb()
     started = time.perf_counter()

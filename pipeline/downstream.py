@@ -24,7 +24,10 @@ def transfer(
 ) -> None:
     """Judge a backbone on labels: kNN, probes, fine-tuning; with inputs missing, with few labels."""
     loaded = cast(TransferConfig, load_config(config, overrides or (), kind="transfer"))
-    if finished(loaded.out / "scores.json", loaded):
+    from pipeline.transfer.weights import SCORES, made_with
+
+    # A backbone that was trained again under the same name is another one.
+    if finished(loaded.out / SCORES, loaded) and made_with(loaded.out, loaded.backbone):
         tell(f"transfer           already done: {loaded.out}")
         return
 

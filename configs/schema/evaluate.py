@@ -14,8 +14,8 @@ class ProbeConfig(Frozen):
 
     A label is a class map, of which the class that is most frequent in the window is told, or a one-hot
     vector. Texts that say the label in words belong into `without`. `num_train` samples of
-    `data.split` teach, `num_test` of the held-out split are judged. `neighbours` vote by cosine
-    similarity; `l2` times half the squared weights is added to the mean cross-entropy of a linear
+    `data.split` teach, `num_test` of the held-out split are judged. `neighbours` vote, weighted by
+    cosine similarity; `l2` times half the squared weights is added to the mean cross-entropy of a linear
     classifier.
     """
 

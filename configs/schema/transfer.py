@@ -12,6 +12,7 @@ from configs.schema.sources import GeoBenchSourceConfig
 TaskType = Literal["classification", "multilabel", "segmentation", "regression"]
 HeadType = Literal["linear", "conv", "upernet"]
 Protocol = Literal["knn", "probe", "finetune"]
+MergeType = Literal["mean", "concat"]
 Share = Annotated[float, Field(gt=0, le=1)]
 
 
@@ -92,7 +93,9 @@ class TaskConfig(Frozen):
     `classification` tells the most frequent class of a sample, `multilabel` those that cover at least
     `min_share`. `inputs` are the modalities given (empty: all that the data has and the backbone takes,
     the label aside). `modality_map` says as what the backbone sees a modality of the data, such as
-    {S2L1C: S2L2A}; bands are matched by name.
+    {S2L1C: S2L2A}. Bands are matched by name, unless names say that a number means another band there (NIR
+    is B5 of Landsat, B08 of Sentinel-2); `band_map` {modality of the data: {band of the backbone: band of the
+    data}} wins over names.
 
     `statistics: task` shifts and scales each band so that its training mean and deviation become those
     the backbone was trained with; `model` gives it the values as they are. `window_m` is the side of the
@@ -105,6 +108,7 @@ class TaskConfig(Frozen):
     label: str = "label"
     inputs: tuple[str, ...] = ()
     modality_map: dict[str, str] = {}
+    band_map: dict[str, dict[str, str]] = {}
     statistics: Literal["model", "task"] = "model"
     window_m: float | None = Field(default=None, gt=0)
     head: HeadType = "linear"
@@ -135,18 +139,21 @@ class InputSet(Frozen):
 class FitConfig(Frozen):
     """How a head is trained, alone (`probe`) or with the backbone (`finetune`).
 
-    AdamW, warm-up over a tenth of the steps, then a cosine to zero. Fine-tuning multiplies the rate by
-    `layer_decay` per layer away from the head (Bao et al. 2022, BEiT). Every `eval_every` steps the
-    validation split is scored; after `patience` evaluations without a better one training ends, and the
-    best weights count. In fine-tuning, `modality_dropout` hides each modality of a sample with this
+    AdamW, warm-up over a tenth of the steps, then a cosine to zero. The head learns with `head_lr`, the
+    backbone with `lr` times `layer_decay` per layer away from the head (Bao et al. 2022, BEiT). For its
+    first `freeze_steps`, at most a quarter of all, fine-tuning teaches the head alone: the gradients of a
+    random head would distort what the backbone has learned (Kumar et al. 2022, LP-FT). Every `eval_every`
+    steps the validation split is scored; after `patience` evaluations without a better one training ends,
+    and the best weights count. In fine-tuning, `modality_dropout` hides each modality of a sample with this
     probability, never all of them, and `augment` shows a batch in one of the 8 symmetries of the square;
     a probe reads features that were computed once.
     """
 
     num_steps: int = Field(default=400, gt=0)
     batch: int = Field(default=32, gt=0)
-    probe_lr: float = Field(default=1e-2, gt=0)
+    head_lr: float = Field(default=1e-2, gt=0)
     lr: float = Field(default=5e-4, gt=0)
+    freeze_steps: int = Field(default=50, ge=0)
     layer_decay: float = Field(default=0.75, gt=0, le=1)
     weight_decay: float = Field(default=0.05, ge=0)
     eval_every: int = Field(default=25, gt=0)
@@ -159,18 +166,24 @@ class TransferConfig(Frozen):
     """A backbone on tasks. Every task, protocol, training set, amount of labels and seed is a cell.
 
     `backbone` is a run or an artifact of this project, or `timm:NAME`; `init: random` is its twin with
-    fresh weights. Amounts of labels are `fractions` of the training samples and `shots` per class; they
-    are nested and stratified, drawn by the seed. `train_on` and `test_on` are sets of inputs by name;
-    every model is tested on all of `test_on` (null: everything, without each modality, each alone).
+    fresh weights. Features of several modalities (of a MultiMAE: groups) become one map by their `mean`, or
+    by `concat` beside each other, with zeros for what is absent; stage 2 and MultiMAE only: late fusion and
+    ViTs of timm have one vector per place anyway.
+
+    Amounts of labels are `fractions` of the training samples and `shots` per class; they are nested and
+    stratified, drawn by the seed. `train_on` and `test_on` are sets of inputs by name; every model is
+    tested on all of `test_on` (null: everything, without each modality, each alone).
 
     Results are lines of OUT/results.jsonl, which is the record: a cell that stands there is not made
     again. `bootstrap` resamplings of the test samples give 95 % intervals. `keep_models` writes each
-    trained model to OUT/models, for `python -m pipeline predict`.
+    trained model to OUT/models, for `python -m pipeline predict`. `cache_gb` of memory hold adapted images
+    (a half) and features of a frozen backbone (the other).
     """
 
     kind: Literal["transfer"]
     backbone: str
     init: Literal["pretrained", "random"] = "pretrained"
+    merge: MergeType = "mean"
     out: Path
     tasks: dict[str, TaskConfig] = Field(min_length=1)
     protocols: tuple[Protocol, ...] = Field(default=("knn", "probe"), min_length=1)

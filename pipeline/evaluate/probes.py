@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 _MAX_STEPS = 200
+_TEMPERATURE = 0.07
 
 
 def standardise(train: Tensor, test: Tensor) -> tuple[Tensor, Tensor]:
@@ -19,16 +20,21 @@ def standardise(train: Tensor, test: Tensor) -> tuple[Tensor, Tensor]:
     return (train - mean) * scale, (test - mean) * scale
 
 
-def nearest(train: Tensor, labels: Tensor, test: Tensor, num_classes: int, k: int) -> Tensor:
-    """The class that most of the k most similar (cosine) training samples have: [E].
+def neighbour_shares(train: Tensor, labels: Tensor, test: Tensor, k: int) -> Tensor:
+    """Weighted shares of the k most similar (cosine) training samples that have each class: [E, C] in [0, 1].
 
-    Of classes with as many votes, the one whose neighbours are more similar together.
+    Weights are exp(similarity / 0.07), as in DINO (Caron et al. 2021): with few samples k is most of them,
+    and those far away must not outvote the near ones. `labels` [T, C] are 1 where a sample has a class.
     """
     similar = F.normalize(test, dim=1) @ F.normalize(train, dim=1).T
     values, places = similar.topk(min(k, len(train)), dim=1)
-    votes = F.one_hot(labels[places], num_classes).to(values.dtype)
-    # Similarities are at most 1, so that their mean only breaks ties.
-    return (votes * (1 + values[..., None] / (2 * k))).sum(1).argmax(1)
+    weights = (values / _TEMPERATURE).softmax(1)
+    return (weights[..., None] * labels[places].to(weights.dtype)).sum(1)
+
+
+def nearest(train: Tensor, labels: Tensor, test: Tensor, num_classes: int, k: int) -> Tensor:
+    """The class [E] with the largest share of the k most similar training samples."""
+    return neighbour_shares(train, F.one_hot(labels, num_classes), test, k).argmax(1)
 
 
 def linear(train: Tensor, labels: Tensor, test: Tensor, num_classes: int, l2: float) -> Tensor:

@@ -74,11 +74,15 @@ class MultiMAEEncoder(Trunk):
         Raises ValueError for what the model does not take.
         """
         own = [g for g in self.table.groups if g.name == name]
-        found = own or [g for g in self.table.groups if g.modality == name]
+        found = own or self.groups_of(name)
         if not found:
             takes = [f"{g.name} of {g.modality}" for g in self.table.groups]
             raise ValueError(f"this model does not take {name}; it takes {', '.join(takes)}")
         return tuple(found)
+
+    def groups_of(self, modality: str) -> tuple[Group, ...]:
+        """All groups of a modality, in the order in which they run."""
+        return tuple(g for g in self.table.groups if g.modality == modality)
 
     def bands(self, name: str) -> tuple[str, ...]:
         """Names of the bands of a group or a modality, in the order in which they are expected."""

@@ -5,7 +5,10 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.report.files import Record, read_arrays, read_objects, read_yaml
+from pipeline.report.files import Record, read_arrays, read_json, read_objects, read_yaml
+from pipeline.transfer.record import FILE, whole_cells
+from pipeline.transfer.summary import latest
+from pipeline.transfer.weights import SCORES
 
 _SCRATCH = "-scratch"
 
@@ -33,7 +36,12 @@ def read_transfer(folder: Path, arm: str, notes: list[str]) -> Transferred | Non
     config = read_yaml(folder / "config.yaml", notes)
     if config.get("kind") != "transfer":
         return None
-    lines = [x for x in read_objects(folder / "results.jsonl", notes) if _whole(x)]
+    lines = [x for x in read_objects(folder / FILE, notes) if _whole(x)]
+    # results.jsonl also keeps what other settings, weights or data gave: the end says which cells count.
+    cells = read_json(folder / SCORES, notes).get("cells")
+    lines = whole_cells(lines)
+    known = isinstance(cells, list)
+    lines = [x for x in lines if x["cell"] in cells] if known else latest(lines)
     return Transferred(arm, folder, config, lines)
 
 

@@ -1,14 +1,12 @@
-"""Images of a data set as a backbone wants them: bands by name, statistics, size.
+"""Images of a data set as a backbone wants them: bands, statistics, size.
 
     S2L1C of 13 bands -> (modality_map) -> S2L2A of 12: B10 is left out, a band that is missing is the mean
 
 A band that the data lacks is filled with the mean the backbone was trained with, which is zero once it is
-standardised. A modality that is missing is never filled: it has a presence bit.
+standardised; `known` tells it apart. A modality that is missing is never filled: it has a presence bit.
 """
 
-import re
 from collections.abc import Mapping
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -19,56 +17,29 @@ from configs import ConfigError
 from configs.registry import BandStatistics
 from configs.schema import Modality
 from pipeline.transfer.backbone import Intake
-
-_NUMBERED = re.compile(r"(?:B?0*)(\d+A?)(?: - .*)?", re.IGNORECASE)
-
-
-def band_key(name: str) -> str:
-    """What `B08`, `B8`, `8` and GEO-Bench's `08 - NIR` call alike; other names without their case."""
-    match = _NUMBERED.fullmatch(name.strip())
-    return match[1].upper() if match else name.strip().lower()
-
-
-class BandMap(NamedTuple):
-    """Where each band of a backbone comes from: the data's channel, or -1 where it has none."""
-
-    source: tuple[int, ...]
-    missing: tuple[str, ...]
-    extra: tuple[str, ...]
-
-
-def map_bands(have: tuple[str, ...], want: tuple[str, ...]) -> BandMap:
-    """By name, whatever the order. Raises ConfigError where no band is common, or a name is there twice."""
-    places: dict[str, int] = {}
-    for i, name in enumerate(have):
-        if band_key(name) in places:
-            raise ConfigError(f"bands {have[places[band_key(name)]]} and {name} have the same name")
-        places[band_key(name)] = i
-    source = tuple(places.get(band_key(name), -1) for name in want)
-    if max(source) < 0:
-        raise ConfigError(
-            f"no band in common: the data has {', '.join(have)}; the backbone takes {', '.join(want)}: "
-            "name the data's bands as the backbone does, or map the modality to another one"
-        )
-    used = set(source)
-    return BandMap(
-        source,
-        tuple(name for name, i in zip(want, source, strict=True) if i < 0),
-        tuple(name for i, name in enumerate(have) if i not in used),
-    )
+from pipeline.transfer.bands import map_bands
 
 
 class Adapter:
     """One modality of the data as one of a backbone.
 
-    With `statistics` of the data each band is shifted and scaled to have the backbone's.
+    With `statistics` of the data each band is shifted and scaled to have the backbone's. `name` is the
+    backbone's for the modality, `band_map` {band of the backbone: of the data} wins over names.
     """
 
-    def __init__(self, row: Modality, intake: Intake, statistics: BandStatistics | None):
+    def __init__(
+        self,
+        row: Modality,
+        intake: Intake,
+        statistics: BandStatistics | None,
+        name: str = "",
+        band_map: Mapping[str, str] | None = None,
+    ):
         assert row.gsd_m is not None
         self.row, self.intake, self.statistics = row, intake, statistics
+        self.band_map = dict(band_map or {})
         try:
-            self.bands = map_bands(row.bands, intake.bands)
+            self.bands = map_bands(row.bands, intake.bands, self.band_map, (row.name, name))
         except ConfigError as error:
             raise ConfigError(f"{row.name}: {error}") from error
         self._mean = torch.tensor(intake.mean).view(-1, 1, 1)
@@ -77,15 +48,17 @@ class Adapter:
             found = [i for i in self.bands.source if i >= 0]
             self._shift = torch.tensor([statistics.mean[i] for i in found]).view(-1, 1, 1)
             std = torch.tensor([statistics.std[i] for i in found]).clamp(min=1e-6).view(-1, 1, 1)
-            self._scale = torch.tensor(intake.std).view(-1, 1, 1)[self._known()] / std
+            self._scale = torch.tensor(intake.std).view(-1, 1, 1)[torch.tensor(self.known)] / std
 
     def note(self) -> str:
         """What does not fit, for a person; empty where all bands do."""
         parts = []
         if self.bands.missing:
-            parts.append(f"{', '.join(self.bands.missing)} missing (filled with the mean)")
+            parts.append(f"{', '.join(self.bands.missing)} missing")
         if self.bands.extra:
             parts.append(f"{', '.join(self.bands.extra)} left out")
+        if self.bands.denied:
+            parts.append(f"{', '.join(self.bands.denied)}: write band_map where it is another band")
         return "; ".join(parts)
 
     def size(self, window_m: tuple[float, float]) -> tuple[int, int]:
@@ -100,7 +73,7 @@ class Adapter:
         nodata = self.row.nodata
         if nodata is not None and np.isfinite(nodata):
             valid &= x != nodata
-        known = self._known()
+        known = torch.tensor(self.known)
         source = torch.tensor([i for i in self.bands.source if i >= 0])
         x, measured = x[source], valid[source].all(0)
         if self._scale is not None:
@@ -117,8 +90,10 @@ class Adapter:
             measured = F.interpolate(measured[None, None].float(), size, mode="nearest-exact")[0, 0]
         return y.masked_fill(~measured.bool(), torch.nan)
 
-    def _known(self) -> Tensor:
-        return torch.tensor([i >= 0 for i in self.bands.source])
+    @property
+    def known(self) -> tuple[bool, ...]:
+        """Of each band of the backbone, whether the data has it."""
+        return tuple(i >= 0 for i in self.bands.source)
 
 
 def band_statistics(row: Modality, parts: "list[np.ndarray]") -> BandStatistics:

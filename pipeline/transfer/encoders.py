@@ -14,21 +14,20 @@ import torch
 import yaml
 from torch import Tensor, nn
 
+from configs.schema.transfer import MergeType
 from pipeline.engine.errors import RunError
 from pipeline.evaluate.subject import Subject
 from pipeline.fusion import artifact as of_fusion
 from pipeline.fusion.model import LateFusion
 from pipeline.layers.positions import grid_centres
 from pipeline.layers.standardise import Standardise
-from pipeline.multimae import artifact as of_multimae
 from pipeline.multimae.encoder import MultiMAEEncoder
-from pipeline.multimae.model import MultiMAE
 from pipeline.stage1.artifact import ImageTokenizer, tokenizer_folder
 from pipeline.stage2 import artifact as of_stage2
 from pipeline.stage2.encoder import Encoder
 from pipeline.stage2.layout import Layout
 from pipeline.stage2.model import MaskedTransformer
-from pipeline.transfer.backbone import Backbone, Images, Intake
+from pipeline.transfer.backbone import Backbone, Images, Intake, Known
 
 
 class Codes:
@@ -65,7 +64,7 @@ class Codes:
 
 
 class EncoderBackbone(Backbone):
-    """The encoder of a stage-2 model or of a MultiMAE, which are called alike.
+    """The encoder of a stage-2 model; that of a MultiMAE is called alike.
 
     Modalities on several dates are inputs of their own, by the names that shards give them; their days
     are not told.
@@ -86,9 +85,27 @@ class EncoderBackbone(Backbone):
         self._codes = codes
         self._as_codes = codes.intakes() if codes else {}
         self.intakes = {**self._as_codes, **pixels}
+        self._merge: MergeType = "mean"
+
+    def expect(self, names: Sequence[str], merge: MergeType) -> None:
+        self._merge, self.width = merge, self.encoder.config.width
+        self.encoder.expected = ()
+        if merge == "concat":
+            # In an order of its own: channels do not depend on how a task lists its inputs.
+            self.encoder.expected = self._streams([n for n in self.intakes if n in names])
+            self.width *= len(self.encoder.expected)
+
+    def _streams(self, names: Sequence[str]) -> tuple[str, ...]:
+        """What `concat` has channels for."""
+        encoder = cast(Encoder, self.encoder)
+        return tuple(encoder.stream(name)[1].name for name in names)
 
     def forward(
-        self, images: Images, present: Mapping[str, Tensor], layers: Sequence[int]
+        self,
+        images: Images,
+        present: Mapping[str, Tensor],
+        layers: Sequence[int],
+        known: Known | None = None,
     ) -> list[Tensor]:
         given = {}
         for name, image in images.items():
@@ -97,9 +114,8 @@ class EncoderBackbone(Backbone):
                 given[name] = self._codes(name, image, present[name])
             else:
                 given[name] = image
-        features = self.encoder(given, layers, "mean", present)
-        h, w = self.grid(images)
-        return [cast(Tensor, f).transpose(1, 2).unflatten(2, (h, w)) for f in features]
+        features = self.encoder(given, layers, self._merge, present)
+        return as_maps(features, self.grid(images))
 
     def level(self, parameter: str) -> int:
         part, _, rest = parameter.removeprefix("encoder.").partition(".")
@@ -124,7 +140,11 @@ class FusionBackbone(Backbone):
         self.window_m = model.layout.window_m
 
     def forward(
-        self, images: Images, present: Mapping[str, Tensor], layers: Sequence[int]
+        self,
+        images: Images,
+        present: Mapping[str, Tensor],
+        layers: Sequence[int],
+        known: Known | None = None,
     ) -> list[Tensor]:
         batch = self._batch(images, present)
         h, w = self.grid(images)
@@ -172,7 +192,7 @@ def open_encoder(run: Path, folder: Path, device: torch.device, seed: int | None
         of_stage2.describe(folder),
     )
     if seed is not None:
-        _refresh(encoder, seed, lambda: MaskedTransformer(layout, config))
+        refresh(encoder, seed, lambda: MaskedTransformer(layout, config))
     pixels = {}
     for s in map(layout.streams.__getitem__, layout.pixels):
         statistics = normalisers[s.modality].statistics
@@ -186,21 +206,6 @@ def open_encoder(run: Path, folder: Path, device: torch.device, seed: int | None
     return EncoderBackbone("stage2", encoder, depth, pixels, codes, window_m).to(device)
 
 
-def open_multimae(run: Path, folder: Path, device: torch.device, seed: int | None) -> Backbone:
-    """A MultiMAE; with `seed` its twin with fresh weights. Its class maps are no input here."""
-    encoder, about = MultiMAEEncoder.from_pretrained(folder), of_multimae.describe(folder)
-    if seed is not None:
-        statistics = {n: v.statistics for n, v in about.normalisers.items()}
-        _refresh(encoder, seed, lambda: MultiMAE(about.table, about.config, statistics))
-    pixels = {}
-    for name, normaliser in about.normalisers.items():
-        row = about.rows[name]
-        assert row.gsd_m is not None
-        patch_m = min(g.patch_m for g in about.table.groups if g.modality == name)
-        pixels[name] = Intake(row.bands, *normaliser.statistics, row.gsd_m, row.pixels(patch_m))
-    return EncoderBackbone("multimae", encoder, about.config.depth, pixels).to(device)
-
-
 def open_fusion(run: Path, folder: Path, device: torch.device, seed: int | None) -> Backbone:
     """A late-fusion model; with `seed` its twin with fresh weights over the same frozen latents."""
     model = of_fusion.load(folder, device)
@@ -209,7 +214,12 @@ def open_fusion(run: Path, folder: Path, device: torch.device, seed: int | None)
     return FusionBackbone(model, Codes(model.layout, run, device)).to(device)
 
 
-def _refresh(encoder: nn.Module, seed: int, make: Callable[[], nn.Module]) -> None:
+def as_maps(features: Sequence[object], grid: tuple[int, int]) -> list[Tensor]:
+    """[B, N, D] of each layer -> [B, D, h, w]."""
+    return [cast(Tensor, f).transpose(1, 2).unflatten(2, grid) for f in features]
+
+
+def refresh(encoder: nn.Module, seed: int, make: Callable[[], nn.Module]) -> None:
     """Fresh weights, as the whole model starts with them."""
     with torch.random.fork_rng([]):
         torch.manual_seed(seed)

@@ -4,6 +4,7 @@ Shapes: B batch, N samples of a split, D width, h w grid.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -26,7 +27,11 @@ class Shown(NamedTuple):
 
 
 class FrozenFeed:
-    """Features of whole splits, kept in memory in the order of `places`."""
+    """Features of whole splits, kept in memory in the order of `places`, at most `limit_gb` of them.
+
+    Where room is needed, features of test samples go first, then those of other training inputs than the
+    present ones: what teaches heads is asked for again and again.
+    """
 
     def __init__(
         self,
@@ -43,27 +48,47 @@ class FrozenFeed:
         self._device, self._pooled, self._batch = device, pooled, batch
         self._limit = limit_gb * 1e9
         self._kept: dict[tuple[str, str], tuple[dict[int, int], Maps]] = {}
+        self._teaching = ""
+
+    @property
+    def num_bytes(self) -> int:
+        """What is kept now."""
+        return sum(m.numel() * m.element_size() for _, maps in self._kept.values() for m in maps)
 
     def keep(self, split: str, given: InputSet, places: np.ndarray) -> None:
         """Compute what is not there yet. Raises ConfigError where it would not fit into memory."""
         key = split, given.model_dump_json()
+        if split == "train":
+            self._teaching = key[1]
         if key in self._kept and all(int(p) in self._kept[key][0] for p in places):
             return
+        self._kept.pop(key, None)
         parts: list[Maps] = []
         for batch in self._task.batches(split, places, given, self._batch):
             maps = features(self.backbone, batch, self._layers, self._device)
             if self._pooled:
                 maps = [m.mean((2, 3), keepdim=True) for m in maps]
             parts.append([m.cpu() for m in maps])
-            size = len(places) / self._batch * sum(m.numel() * 4 for m in parts[0])
-            if size > self._limit:
-                raise ConfigError(
-                    f"features of {len(places)} samples need {size / 1e9:.1f} GB, more than "
-                    f"cache_gb={self._limit / 1e9:g}: raise it, write tasks.{self._task.name}.max_{split}=N, "
-                    "or fine-tune"
-                )
+            if len(parts) == 1:
+                per_sample = sum(m.numel() * m.element_size() for m in maps) / len(batch.places)
+                self._make_room(split, len(places), round(per_sample * len(places)))
         joined = [torch.cat(layer) for layer in zip(*parts, strict=True)]
         self._kept[key] = {int(p): i for i, p in enumerate(places)}, joined
+
+    def _make_room(self, split: str, count: int, size: int) -> None:
+        tests = [k for k in self._kept if k[0] == "test"]
+        others = [k for k in self._kept if k[0] != "test" and k[1] != self._teaching]
+        for key in (*tests, *others):
+            if self.num_bytes + size <= self._limit:
+                break
+            del self._kept[key]
+        if self.num_bytes + size > self._limit:
+            raise ConfigError(
+                f"features of {count} {split} samples need {size / 1e9:.1f} GB beside "
+                f"{self.num_bytes / 1e9:.1f} GB of others, more than half of cache_gb="
+                f"{2 * self._limit / 1e9:g}: raise it, write tasks.{self._task.name}.max_{split}=N, or "
+                "fine-tune"
+            )
 
     def vectors(self, split: str, given: InputSet, places: np.ndarray) -> Tensor:
         """Features of the last layer, averaged over places: [N, D]."""
@@ -114,10 +139,10 @@ class LiveFeed:
                 square = all(x.shape[-1] == x.shape[-2] for x in batch.images.values())
                 number = int(rng.integers(8 if square else 4))
                 images = {n: turned(x, number) for n, x in batch.images.items()}
-                batch = Batch(images, batch.present, batch.places)
+                batch = replace(batch, images=images)
                 labels = turned(labels, number) if self._task.target.is_map else labels
         batch = batch.to(self._device)
-        maps = self._backbone(batch.images, batch.present, self._layers)
+        maps = self._backbone(batch.images, batch.present, self._layers, batch.known)
         return Shown([m.float() for m in maps], labels.to(self._device))
 
 
@@ -128,7 +153,7 @@ Feed = FrozenFeed | LiveFeed
 def features(backbone: Backbone, batch: Batch, layers: Sequence[int], device: torch.device) -> Maps:
     """Feature maps of a frozen backbone."""
     batch = batch.to(device)
-    return [m.float() for m in backbone(batch.images, batch.present, layers)]
+    return [m.float() for m in backbone(batch.images, batch.present, layers, batch.known)]
 
 
 def turned(x: Tensor, number: int) -> Tensor:
@@ -147,5 +172,4 @@ def hidden(batch: Batch, share: float, rng: np.random.Generator) -> Batch:
     spared = torch.from_numpy(rng.random(there.shape)).masked_fill(~there, -1).argmax(1)
     empty = ~kept.any(1)
     kept[empty, spared[empty]] = there[empty, spared[empty]]
-    present = dict(zip(names, kept.unbind(1), strict=True))
-    return Batch(batch.images, present, batch.places)
+    return replace(batch, present=dict(zip(names, kept.unbind(1), strict=True)))

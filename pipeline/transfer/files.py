@@ -15,7 +15,7 @@ import numpy as np
 from configs import ConfigError, modality_registry
 from configs.registry import BandStatistics
 from configs.schema import ClassFolders, ImageFile, ImageTable, Modality
-from pipeline.transfer.samples import SPLITS, Samples, check_folder, share_of
+from pipeline.transfer.samples import SPLITS, Samples, check_apart, check_folder, share_of
 from shards.errors import SampleError, SourceError
 from shards.sources.convert import invalid_pixels
 from shards.sources.geobench_file import LABEL
@@ -55,6 +55,7 @@ class _Files:
         self.keys = [entry.key for entry in entries]
         split = np.array([entry.split for entry in entries])
         self.splits = {name: np.flatnonzero(split == name) for name in SPLITS}
+        check_apart(self.splits, self.keys)
 
     def read(self, i: int, names: Iterable[str]) -> dict[str, Any]:
         entry, found = self._entries[i], {}
@@ -180,7 +181,7 @@ def _table(config: ImageTable, task: str) -> tuple[list[_Entry], Modality]:
     entries = []
     for number, (line, told) in enumerate(zip(lines, texts, strict=True)):
         images = {i.modality: root / line[c] for c, i in config.images.items() if line[c]}
-        key = str(next(iter(images.values())).relative_to(root)) if images else str(number)
+        key = _key(next(iter(images.values())), root) if images else str(number)
         split = line[config.split] if config.split else drawn_split(key, config.val, config.test)
         if split not in SPLITS:
             raise SourceError(
@@ -194,6 +195,11 @@ def _table(config: ImageTable, task: str) -> tuple[list[_Entry], Modality]:
         mask = root / told[0] if is_mask and told[0] else None
         entries.append(_Entry(key, split, images, classes, mask))
     return entries, row
+
+
+def _key(path: Path, root: Path) -> str:
+    """The path below the root, so that splits drawn by it move with the data; else as it is written."""
+    return str(path.relative_to(root) if path.is_relative_to(root) else path)
 
 
 def _label_row(config: ImageTable, task: str, names: list[str]) -> Modality:

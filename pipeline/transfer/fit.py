@@ -79,24 +79,32 @@ def fit(
 ) -> Fitted:
     """Train on `places` of the training split, leave the weights that were best on `val`.
 
-    `backbone` is given where it learns too. Raises RunError for a loss that is not finite.
+    `backbone` is given where it learns too, once the head has learned something. Raises RunError for a loss
+    that is not finite.
     """
     modules = nn.ModuleList([head, backbone] if backbone else [head])
     optimizer = torch.optim.AdamW(_groups(head, backbone, config))
     rates = [group["lr"] for group in optimizer.param_groups]
+    frozen = min(config.freeze_steps, config.num_steps // 4) if backbone else 0
+    later = [p for p in backbone.parameters() if p.requires_grad] if backbone else []
     rng, found = np.random.default_rng([seed, len(places)]), Fitted()
     state = _copy(modules)
     order = _order(places, config.batch, rng)
     for step in range(1, config.num_steps + 1):
         modules.train()
+        if step <= frozen and backbone is not None:
+            backbone.eval()
+        if step in (1, frozen + 1):
+            for parameter in later:
+                parameter.requires_grad_(step > frozen)
         for group, rate in zip(optimizer.param_groups, rates, strict=True):
-            group["lr"] = rate * _share(step, config.num_steps)
+            group["lr"] = rate * _share(step, config.num_steps, frozen if group["late"] else 0)
         shown = feed.show("train", next(order), given, rng)
         size = _size(shown.labels, task)
         loss = loss_of(task.target.type, head(shown.maps, size), shown.labels, scale)
         if not torch.isfinite(loss):
             raise RunError(
-                f"{task.name}: the loss is {loss.item()} at step {step}; lower fit.lr or fit.probe_lr"
+                f"{task.name}: the loss is {loss.item()} at step {step}; lower fit.lr or fit.head_lr"
             )
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -111,7 +119,8 @@ def fit(
         found.history.append({"step": step, "loss": float(loss.detach()), "val": value})
         if better(task.target.type, value, found.best):
             found.best, found.best_step, state = value, step, _copy(modules)
-        elif step - found.best_step >= config.patience * config.eval_every:
+        # A head that is as good as it gets alone is no reason to stop before the backbone has learned.
+        elif step - max(found.best_step, frozen) >= config.patience * config.eval_every:
             break
     modules.load_state_dict(state)
     modules.eval()
@@ -156,21 +165,27 @@ def _size(labels: Tensor, task: Task) -> tuple[int, int]:
 def _groups(
     head: nn.Module, backbone: Backbone | None, config: FitConfig
 ) -> list[dict[str, object]]:
-    """Parameters by rate and decay: layers far from the head learn slowly, vectors do not decay."""
-    found: dict[tuple[float, float], list[nn.Parameter]] = {}
+    """Parameters by rate and decay: layers far from the head learn slowly, vectors do not decay.
 
-    def add(parameter: nn.Parameter, rate: float) -> None:
+    `late` marks those of the backbone.
+    """
+    found: dict[tuple[float, float, bool], list[nn.Parameter]] = {}
+
+    def add(parameter: nn.Parameter, rate: float, late: bool) -> None:
         if parameter.requires_grad:
             decay = config.weight_decay if parameter.ndim > 1 else 0.0
-            found.setdefault((rate, decay), []).append(parameter)
+            found.setdefault((rate, decay, late), []).append(parameter)
 
     for parameter in head.parameters():
-        add(parameter, config.lr if backbone else config.probe_lr)
+        add(parameter, config.head_lr, False)
     if backbone is not None:
         for name, parameter in backbone.named_parameters():
             away = backbone.depth + 1 - backbone.level(name)
-            add(parameter, config.lr * config.layer_decay**away)
-    return [{"params": p, "lr": lr, "weight_decay": wd} for (lr, wd), p in found.items()]
+            add(parameter, config.lr * config.layer_decay**away, True)
+    return [
+        {"params": p, "lr": lr, "weight_decay": wd, "late": late}
+        for (lr, wd, late), p in found.items()
+    ]
 
 
 def _order(places: np.ndarray, batch: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
@@ -182,11 +197,13 @@ def _order(places: np.ndarray, batch: int, rng: np.random.Generator) -> Iterator
             yield mixed[start : start + batch]
 
 
-def _share(step: int, num_steps: int) -> float:
+def _share(step: int, num_steps: int, frozen: int = 0) -> float:
+    """Of the full rate: warm-up, then a cosine; what was frozen joins it with a warm-up of its own."""
     warmup = max(1, round(_WARMUP * num_steps))
-    if step <= warmup:
-        return step / warmup
-    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, num_steps - warmup)))
+    joined = min(1.0, max(0, step - frozen) / warmup)
+    return (
+        joined * 0.5 * (1 + math.cos(math.pi * max(0, step - warmup) / max(1, num_steps - warmup)))
+    )
 
 
 def _copy(module: nn.Module) -> dict[str, Tensor]:

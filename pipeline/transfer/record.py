@@ -2,11 +2,12 @@
 
 A cell is one fit: a task, a protocol, what it was trained on, with how many labels, by which seed. It has a
 digest of everything that decides its numbers, and a line per set of test inputs. Lines of a cell are written
-together once all are known: a cell that was cut off has none.
+together once all are known, each with the number `of` them: a cell that was cut off between two is none.
 """
 
 import json
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,15 +44,18 @@ class Cell:
 
 
 def cells(config: TransferConfig, task: str, train_on: list[str]) -> list[Cell]:
-    """All cells of a task; those of a frozen backbone first. kNN is fitted to maps by nobody."""
+    """All cells of a task, seed by seed: of random twins one is needed at a time.
+
+    Those of a frozen backbone come first. kNN is fitted to maps by nobody.
+    """
     amounts = [(f"{100 * share:g} %", share, None) for share in config.fractions]
     amounts += [(f"{n} shots", None, n) for n in config.shots]
     return [
         Cell(task, protocol, given, labels, seed, share, shots)
+        for seed in config.seeds
         for protocol in sorted(config.protocols, key=("knn", "probe", "finetune").index)
         for given in train_on
         for labels, share, shots in amounts
-        for seed in config.seeds
     ]
 
 
@@ -60,7 +64,8 @@ def cell_digest(
 ) -> str:
     """Names exactly what makes these numbers: weights, task, data, protocol, inputs, seed."""
     decides = [
-        vars(cell), backbone, config.init, data, config.tasks[cell.task].model_dump(mode="json"),
+        vars(cell), backbone, config.init, config.merge, data,
+        config.tasks[cell.task].model_dump(mode="json"),
         config.train_on[cell.train_on].model_dump(mode="json"),
         {name: given.model_dump(mode="json") for name, given in tests.items()},
         config.fit.model_dump(mode="json"), config.neighbours, config.bootstrap,
@@ -69,7 +74,7 @@ def cell_digest(
 
 
 def read_results(out: Path) -> list[Line]:
-    """All whole lines; one that a crash cut off is left out."""
+    """All lines of whole cells; lines and cells that a crash cut off are left out."""
     path = out / FILE
     lines = []
     for text in path.read_text().splitlines() if path.is_file() else ():
@@ -79,12 +84,25 @@ def read_results(out: Path) -> list[Line]:
             continue
         if isinstance(line, dict) and "cell" in line:
             lines.append(line)
-    return lines
+    return whole_cells(lines)
+
+
+def whole_cells(lines: Iterable[Line]) -> list[Line]:
+    """The lines of the cells that have all of theirs; of one that was made again, the later ones."""
+    found: dict[str, dict[Any, Line]] = {}
+    for line in lines:
+        found.setdefault(line["cell"], {})[line.get("test_on")] = line
+    return [
+        line
+        for members in found.values()
+        for line in members.values()
+        if line.get("of") == len(members)
+    ]
 
 
 def append_results(out: Path, lines: list[Line]) -> None:
     """All lines of a cell at once, on the disk when this returns."""
-    text = "".join(json.dumps(line, allow_nan=False) + "\n" for line in lines)
+    text = "".join(json.dumps(line | {"of": len(lines)}, allow_nan=False) + "\n" for line in lines)
     path = out / FILE
     # A line that a crash cut off must not swallow the next one.
     if path.is_file() and not path.read_bytes().endswith(b"\n") and path.stat().st_size:

@@ -22,7 +22,7 @@ from configs.schema import (
     ShardLabels,
     TaskConfig,
 )
-from pipeline.transfer.adapt import band_key
+from pipeline.transfer.bands import band_key
 from shards import open_dataset
 from shards.errors import SourceError
 from shards.sources.base import SampleRef
@@ -93,7 +93,7 @@ class _Shards:
             held = np.array([share_of(keys[int(i)]) < _HELD_OUT for i in train], dtype=bool)
             train, val = train[~held], train[held]
         self.splits = {"train": train, "val": val, "test": select(config.test)}
-        _check_apart(self.splits)
+        check_apart(self.splits)
 
     def read(self, i: int, names: Iterable[str]) -> dict[str, Any]:
         return self._dataset.read(i, names)
@@ -118,6 +118,7 @@ class _GeoBench:
         split = np.array(table["split"].to_pylist())
         there = np.array(table["num_bytes"].to_pylist()) > 0
         self.splits = {name: np.flatnonzero((split == name) & there) for name in SPLITS}
+        check_apart(self.splits, self.keys)
 
     def read(self, i: int, names: Iterable[str]) -> dict[str, Any]:
         sample = self._source.read(SampleRef(self.keys[i], 0, i, None, None, 0))
@@ -125,8 +126,10 @@ class _GeoBench:
 
     def subset(self, share: float) -> np.ndarray | None:
         """`0.01x_train_partition.json` and the like; None where the task has no such file."""
-        name = f"{share:.2f}x_train"
-        if not (self._config.path / f"{name}_partition.json").is_file():
+        text = f"{share:.2f}"
+        name = f"{text}x_train"
+        # 0.125 is not the published 0.12.
+        if float(text) != share or not (self._config.path / f"{name}_partition.json").is_file():
             return None
         from shards.sources.geobench_task import read_partition
         from shards.tar import escape_key
@@ -156,12 +159,17 @@ class _GeoBench:
         return BandStatistics(mean, std)
 
 
-def _check_apart(splits: Mapping[str, np.ndarray]) -> None:
-    """Raises ConfigError where a sample is in two splits: scores would mean nothing."""
+def check_apart(splits: Mapping[str, np.ndarray], keys: Sequence[str] | None = None) -> None:
+    """Raises ConfigError where a sample is in two splits: scores would mean nothing.
+
+    By its `keys` where samples may be listed more than once.
+    """
+    named = splits if keys is None else {n: np.array(keys)[i] for n, i in splits.items()}
     for a, b in (("train", "val"), ("train", "test"), ("val", "test")):
-        both = np.intersect1d(splits[a], splits[b])
+        both = np.intersect1d(named[a], named[b])
         if len(both):
-            raise ConfigError(f"{len(both)} samples are in {a} and {b}: choose splits apart")
+            told = f" ({both[0]})" if keys is not None else ""
+            raise ConfigError(f"{len(both)} samples are in {a} and {b}{told}: choose splits apart")
 
 
 def check_folder(path: Path) -> None:

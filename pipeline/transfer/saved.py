@@ -19,15 +19,19 @@ from pipeline.transfer.adapt import Adapter
 from pipeline.transfer.backbone import Backbone, Intake
 from pipeline.transfer.fit import Scale
 from pipeline.transfer.heads import layers_for, make_head
-from pipeline.transfer.opening import backbone_digest, open_backbone
+from pipeline.transfer.opening import open_backbone
 from pipeline.transfer.record import Cell
 from pipeline.transfer.task import Task
+from pipeline.transfer.weights import backbone_digest
 
 VERSION = 1
 
 
 class SavedModel(NamedTuple):
-    """A model ready to predict: frozen, on its device."""
+    """A model ready to predict: frozen, on its device.
+
+    It was trained on images of `ground_m`, shown to the backbone as `window_m`.
+    """
 
     backbone: Backbone
     head: nn.Module
@@ -38,6 +42,7 @@ class SavedModel(NamedTuple):
     type: str
     values: tuple[int, ...]
     scale: Scale
+    ground_m: tuple[float, float]
     window_m: tuple[float, float]
 
 
@@ -62,6 +67,7 @@ def save_model(
         "version": VERSION,
         "backbone": config.backbone,
         "backbone_digest": backbone_digest(config.backbone),
+        "merge": config.merge,
         "has_backbone": tuned or config.init == "random",
         "task": cell.task,
         "type": target.type,
@@ -71,6 +77,7 @@ def save_model(
         "num_outputs": target.num_outputs,
         "num_doublings": getattr(head, "num_doublings", 0),
         "scale": [scale.mean, scale.std],
+        "ground_m": list(task.ground_m),
         "window_m": list(task.window_m),
         "given": given.model_dump(mode="json"),
         "inputs": {
@@ -78,6 +85,7 @@ def save_model(
                 "own": task.own_name(name),
                 "row": adapter.row.model_dump(mode="json"),
                 "intake": adapter.intake._asdict(),
+                "band_map": adapter.band_map,
                 "statistics": adapter.statistics and adapter.statistics._asdict(),
             }
             for name, adapter in task.adapters.items()
@@ -104,14 +112,15 @@ def load_model(folder: Path, device: torch.device) -> SavedModel:
     for name, entry in record["inputs"].items():
         told = entry["statistics"]
         statistics = BandStatistics(tuple(told["mean"]), tuple(told["std"])) if told else None
-        intake = _intake(entry["intake"])
-        adapters[name] = Adapter(Modality.model_validate(entry["row"]), intake, statistics)
+        row, intake = Modality.model_validate(entry["row"]), _intake(entry["intake"])
+        adapters[name] = Adapter(row, intake, statistics, name, entry.get("band_map"))
         own[name] = entry["own"]
     offered = {name: adapter.intake for name, adapter in adapters.items()}
     weights = read_weights(folder)
     backbone = open_backbone(
         record["backbone"], offered, device, 0 if record["has_backbone"] else None
     )
+    backbone.expect(list(adapters), record.get("merge", "mean"))
     label = Modality.model_validate(record["label"])
     is_map = record["type"] in ("segmentation", "regression")
     head = make_head(
@@ -121,11 +130,13 @@ def load_model(folder: Path, device: torch.device) -> SavedModel:
     head.load_state_dict(_below(weights, "head."))
     if record["has_backbone"]:
         backbone.load_state_dict(_below(weights, "backbone."))
-    height, width = record["window_m"]
+    window_m = record["window_m"]
+    ground_m = record.get("ground_m", window_m)
     return SavedModel(
         backbone.eval().requires_grad_(False), head.to(device).eval().requires_grad_(False),
         adapters, own, layers_for(record["head"], backbone.depth), label, record["type"],
-        tuple(record["values"]), Scale(*record["scale"]), (height, width),
+        tuple(record["values"]), Scale(*record["scale"]),
+        (ground_m[0], ground_m[1]), (window_m[0], window_m[1]),
     )  # fmt: skip
 
 

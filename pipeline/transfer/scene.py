@@ -1,9 +1,10 @@
 """`python -m pipeline predict`: a trained model over GeoTIFFs of any size, window by window.
 
     OUT.tif     classes uint8, or values float32; CRS and transform are those of the inputs. Where nothing
-                was measured: the label's nodata, or NaN.
+                was measured: the label's nodata, of a label without one a value that is no class, or NaN.
 
-Windows overlap and blend, so that no seam shows; a window's result does not depend on which others are
+A window covers the ground of a training sample and is shown to the backbone at the scale of training. Windows
+overlap and blend, so that no seam shows; a window's result does not depend on which others are
 computed with it. Memory holds one row of windows, whatever the size of the scene. A file appears under its
 name when it is whole.
 """
@@ -25,8 +26,9 @@ from configs import ConfigError
 from configs.schema import Modality
 from pipeline.data.transforms import measured_pixels
 from pipeline.engine.errors import RunError
-from pipeline.generate.rasters import Raster, check_same_ground, created, opened
+from pipeline.generate.rasters import Raster, check_same_ground, created
 from pipeline.generate.tiling import Blend, Tiling
+from pipeline.transfer.masked import measured_raster
 from pipeline.transfer.saved import SavedModel
 from shards.sources.grid import GRID_M
 
@@ -53,7 +55,7 @@ def predict_scene(
     Args:
         inputs: a file per modality, by the names the model was trained under.
         overlap: share of a window's side that neighbours have in common.
-        window_m: side of a window; by default the one that the model was trained on.
+        window_m: side of a window on the ground; by default that of the samples the model was trained on.
 
     Raises:
         ConfigError: for modalities that the model does not take, or files of different ground.
@@ -66,15 +68,14 @@ def predict_scene(
         raise ConfigError(f"{', '.join(sorted(stray))}: the model takes {', '.join(theirs)}")
     with ExitStack() as stack:
         maps: dict[str, Raster] = {
-            theirs[own]: stack.enter_context(opened(path, model.adapters[theirs[own]].row))
+            theirs[own]: stack.enter_context(measured_raster(path, model.adapters[theirs[own]].row))
             for own, path in inputs.items()
         }
         check_same_ground(maps)
-        scene = _Scene(model, maps, overlap, _side(model, window_m))
+        scene = _Scene(model, maps, overlap, *_sides(model, window_m))
         out.parent.mkdir(parents=True, exist_ok=True)
-        is_classes = model.type == "segmentation"
-        dtype = "uint8" if is_classes else "float32"
-        nodata = model.label.nodata if is_classes else math.nan
+        dtype = "uint8" if model.type == "segmentation" else "float32"
+        nodata = _nodata(model)
         writer = stack.enter_context(created(out, model.label, scene.grid, 1, dtype, nodata))
         with _progress() as bar:
             task = bar.add_task("predict", total=len(scene.tiling.tops))
@@ -82,24 +83,32 @@ def predict_scene(
                 scene.add_row(top, batch)
                 following = scene.tiling.tops[number + 1 : number + 2]
                 at, values, covered = scene.finished(following[0] if following else None)
-                writer.write(_values(values, covered, model), at)
+                writer.write(_values(values, covered, model, nodata), at)
                 bar.advance(task)
 
 
 class _Scene:
     """The windows of the sources, and the blend of what the model makes of them."""
 
-    def __init__(self, model: SavedModel, maps: dict[str, Raster], overlap: float, window_m: float):
-        self._model, self._maps, self._window_m = model, maps, window_m
+    def __init__(
+        self,
+        model: SavedModel,
+        maps: dict[str, Raster],
+        overlap: float,
+        ground_m: float,
+        shown_m: float,
+    ):
+        self._model, self._maps, self._ground_m = model, maps, ground_m
+        self._shown_m = shown_m, shown_m
         self._device = next(model.head.parameters()).device
         self.grid = next(iter(maps.values())).grid
         height_m, width_m = self.grid.height * GRID_M, self.grid.width * GRID_M
         try:
-            self.tiling = Tiling.over(height_m, width_m, window_m, overlap)
+            self.tiling = Tiling.over(height_m, width_m, ground_m, overlap)
         except ValueError as error:
             raise ConfigError(f"{error}; write --window with a smaller one") from error
         gsd = _gsd(model.label)
-        self._size = round(window_m / gsd)
+        self._size = round(ground_m / gsd)
         channels = len(model.values) or 1
         self._height = round(height_m / gsd)
         width = round(width_m / gsd)
@@ -123,17 +132,16 @@ class _Scene:
 
     def _windows(self, top: int) -> Iterator[Window]:
         """Windows with a measurement of any modality."""
-        side = self._window_m, self._window_m
         for left in self.tiling.lefts:
             images, measured = {}, np.zeros((self._size, self._size), dtype=bool)
             for name, raster in self._maps.items():
                 adapter = self._model.adapters[name]
                 gsd = _gsd(adapter.row)
-                size = round(self._window_m / gsd)
+                size = round(self._ground_m / gsd)
                 part = raster.read(round(top / gsd), round(left / gsd), size, size)
                 there = measured_pixels(part, adapter.row)
                 if there.any():
-                    images[name] = adapter(part, side)
+                    images[name] = adapter(part, self._shown_m)
                     measured |= _nearest(there, self._size)
             if images:
                 yield Window(left, images, measured)
@@ -144,13 +152,14 @@ class _Scene:
         for name, adapter in model.adapters.items():
             if not any(name in w.images for w in windows):
                 continue
-            side = self._window_m, self._window_m
-            nothing = torch.full((len(adapter.intake.bands), *adapter.size(side)), torch.nan)
+            size = len(adapter.intake.bands), *adapter.size(self._shown_m)
+            nothing = torch.full(size, torch.nan)
             images[name] = torch.stack([w.images.get(name, nothing) for w in windows])
             present[name] = torch.tensor([name in w.images for w in windows])
         images = {n: x.to(self._device) for n, x in images.items()}
         present = {n: x.to(self._device) for n, x in present.items()}
-        maps = [m.float() for m in model.backbone(images, present, model.layers)]
+        known = {n: model.adapters[n].known for n in images}
+        maps = [m.float() for m in model.backbone(images, present, model.layers, known)]
         made = model.head(maps, (self._size, self._size)).float()
         # Logits are no shares: windows vote with probabilities.
         made = made.softmax(1) if len(model.values) else made * model.scale.std + model.scale.mean
@@ -159,25 +168,38 @@ class _Scene:
             self._blend.add(value, left, window.measured)
 
 
-def _values(mean: np.ndarray, covered: np.ndarray, model: SavedModel) -> np.ndarray:
+def _nodata(model: SavedModel) -> float | None:
+    """What stands where nothing was measured; None where all values of uint8 are classes."""
+    if model.type == "regression":
+        return math.nan
+    if model.label.nodata is not None:
+        return model.label.nodata
+    return next((v for v in range(255, -1, -1) if v not in model.values), None)
+
+
+def _values(
+    mean: np.ndarray, covered: np.ndarray, model: SavedModel, nodata: float | None
+) -> np.ndarray:
     """Blended rows as they are stored: [1, h, W]."""
     if model.type == "regression":
         return np.where(covered, mean, np.nan).astype(np.float32)
     values = np.array(model.values, dtype=np.uint8)
     best = values[np.nan_to_num(mean).argmax(0)]
-    return np.where(covered, best, np.uint8(model.label.nodata or 0))[None]
+    return np.where(covered, best, np.uint8(nodata or 0))[None]
 
 
-def _side(model: SavedModel, asked: float | None) -> float:
-    side = max(model.window_m) if asked is None else asked
-    fixed = model.backbone.window_m
-    if fixed is not None and side != fixed:
-        raise ConfigError(f"--window {side:g}: this backbone sees {fixed:g} m only")
-    steps = [adapter.intake.patch_m for adapter in model.adapters.values()]
-    if any(side % step for step in steps):
+def _sides(model: SavedModel, asked: float | None) -> tuple[float, float]:
+    """Side of a window on the ground, and of the ground that the backbone is shown it as."""
+    ground, shown = max(zip(model.ground_m, model.window_m, strict=True))
+    if asked in (None, ground):
+        return ground, shown
+    if model.backbone.window_m is not None:
+        raise ConfigError(f"--window {asked:g}: this backbone sees {ground:g} m only")
+    steps = [adapter.intake.step_m * ground / shown for adapter in model.adapters.values()]
+    if any(not math.isclose(asked / step, round(asked / step), rel_tol=1e-6) for step in steps):
         told = ", ".join(f"{step:g} m" for step in steps)
-        raise ConfigError(f"--window {side:g}: not a multiple of the backbone's patches of {told}")
-    return side
+        raise ConfigError(f"--window {asked:g}: not a multiple of the backbone's patches of {told}")
+    return asked, asked * shown / ground
 
 
 def _gsd(row: Modality) -> float:

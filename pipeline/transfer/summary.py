@@ -11,7 +11,9 @@ from rich.table import Table
 from pipeline.transfer.metrics import MAIN
 from pipeline.transfer.record import Line
 
-_KEYS = ("task", "type", "init", "protocol", "head", "train_on", "labels", "test_on")
+_KEYS = ("task", "type", "init", "merge", "protocol", "head", "train_on", "labels", "test_on")
+# Shown where they tell rows apart.
+_SOMETIMES = ("init", "head", "merge")
 _SHARES = {"accuracy", "f1", "f1_micro", "miou", "map"}
 
 
@@ -22,7 +24,7 @@ def summary(lines: Iterable[Line]) -> list[dict[str, Any]]:
     """
     groups: dict[tuple[Any, ...], list[Line]] = {}
     for line in lines:
-        groups.setdefault(tuple(line[key] for key in _KEYS), []).append(line)
+        groups.setdefault(tuple(line.get(key) for key in _KEYS), []).append(line)
     found = []
     for key, members in groups.items():
         metrics = {}
@@ -47,6 +49,19 @@ def summary(lines: Iterable[Line]) -> list[dict[str, Any]]:
     return found
 
 
+def latest(lines: Iterable[Line]) -> list[Line]:
+    """Of each row, seed and test set the last line.
+
+    Of a folder that has no end yet, what other settings left there is not taken for more seeds.
+    """
+    found = {}
+    for line in lines:
+        key = (*(line.get(key) for key in _KEYS), line["seed"])
+        found.pop(key, None)
+        found[key] = line
+    return list(found.values())
+
+
 def print_summary(lines: Sequence[Line]) -> None:
     """The main metric of every cell to the person at the terminal: a row per cell, a column per test set."""
     console = Console(file=sys.stdout)
@@ -58,13 +73,15 @@ def print_summary(lines: Sequence[Line]) -> None:
         metric = MAIN[mine[0]["type"]]
         tests = list(dict.fromkeys(e["test_on"] for e in mine))
         table = Table(title=f"{task}: {metric}", title_justify="left")
-        for name in ("protocol", "trained on", "labels", "samples"):
+        more = [key for key in _SOMETIMES if len({e[key] for e in mine}) > 1]
+        for name in ("protocol", *more, "trained on", "labels", "samples"):
             table.add_column(name, no_wrap=True)
         for name in tests:
             table.add_column(name, justify="right")
         rows: dict[tuple[str, ...], dict[str, str]] = {}
         for e in mine:
-            key = (e["protocol"], e["train_on"], e["labels"], str(e["num_train"]))
+            told = (str(e[key]) for key in more)
+            key = (e["protocol"], *told, e["train_on"], e["labels"], str(e["num_train"]))
             rows.setdefault(key, {})[e["test_on"]] = shown(metric, e["metrics"][metric])
         for key, cells in rows.items():
             table.add_row(*key, *(cells.get(name, "-") for name in tests))

@@ -1,7 +1,8 @@
 """What a task asks for: labels as arrays, their classes, and the groups that subsets are drawn from.
 
-Shapes: K classes, H W pixels. Labels are int64 () for classification, float32 [K] for multilabel, int64
+Shapes: K classes, H W pixels. Labels are int64 () for classification, float32 [K] for multilabel, int16
 [H, W] for segmentation with IGNORED where nothing counts, float32 [1, H, W] for regression with NaN there.
+Those of all samples are held in memory: int16 has room for the 256 classes of a map and IGNORED.
 """
 
 import numpy as np
@@ -38,7 +39,7 @@ class Target:
             kept = [c for c in row.classes if c.value != row.nodata]
             self.names = tuple(c.name for c in kept)
             self.values = tuple(c.value for c in kept)
-            self._place = np.full(256, IGNORED, dtype=np.int64)
+            self._place = np.full(256, IGNORED, dtype=np.int16)
             self._place[list(self.values)] = range(len(kept))
 
     @property

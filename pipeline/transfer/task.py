@@ -3,9 +3,9 @@
 Shapes: B batch, C bands, H W pixels.
 """
 
-from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from pipeline.engine.evaluation import spread
 from pipeline.engine.metrics import say
 from pipeline.transfer.adapt import Adapter, band_statistics, intake_of, mapped
 from pipeline.transfer.backbone import Backbone, Intake, fitting_window
+from pipeline.transfer.bands import band_place
 from pipeline.transfer.samples import SPLITS, open_samples
 from pipeline.transfer.target import Target
 from shards import ShardError
@@ -30,15 +31,20 @@ _STATISTICS_SAMPLES = 256
 
 @dataclass(frozen=True)
 class Batch:
-    """Images of a few samples. `places` are their numbers in the split."""
+    """Images of a few samples. `places` are their numbers in the split.
+
+    `known` says which bands of an image were given; others are the mean.
+    """
 
     images: dict[str, Tensor]
     present: dict[str, Tensor]
     places: np.ndarray
+    known: dict[str, tuple[bool, ...]] = field(default_factory=dict)
 
     def to(self, device: torch.device) -> "Batch":
         images = {n: x.to(device) for n, x in self.images.items()}
-        return Batch(images, {n: x.to(device) for n, x in self.present.items()}, self.places)
+        present = {n: x.to(device) for n, x in self.present.items()}
+        return replace(self, images=images, present=present)
 
 
 class LabelledSamples:
@@ -68,6 +74,7 @@ class LabelledSamples:
         read = readable(chosen, lambda i: self.samples.read(i, [name]))
         return band_statistics(self.inputs[name], [p[name] for p in read if name in p])
 
+    @cached_property
     def fingerprint(self) -> str:
         """Names the samples and labels of this task: another data set, another result."""
         found = xxhash.xxh3_64()
@@ -133,23 +140,41 @@ class Task:
             )
         if lost := set(self.config.inputs) - set(fitting):
             say(f"transfer {self.name}: the backbone does not take {', '.join(sorted(lost))}")
+        if stray := set(self.config.band_map) - set(fitting):
+            raise ConfigError(
+                f"tasks.{self.name}.band_map names {', '.join(sorted(stray))}; the backbone is given "
+                f"{', '.join(fitting)}, as the data calls them"
+            )
         self.adapters: dict[str, Adapter] = {}
         self._own: dict[str, str] = {}
         for own, theirs in fitting.items():
             known = self.config.statistics == "task"
             statistics = source.statistics(own) if known else None
-            adapter = Adapter(source.inputs[own], backbone.intakes[theirs], statistics)
+            told = self.config.band_map.get(own)
+            adapter = Adapter(
+                source.inputs[own], backbone.intakes[theirs], statistics, theirs, told
+            )
             self.adapters[theirs], self._own[theirs] = adapter, own
             if note := adapter.note():
                 say(f"transfer {self.name}: {own} as {theirs}: {note}")
+        self.ground_m = self._ground()
         self.window_m = self._window(backbone)
         self._left = cache_gb * 1e9
-        self._cache: OrderedDict[int, dict[str, Tensor]] = OrderedDict()
+        self._cache: dict[int, dict[str, Tensor]] = {}
+        self._there: dict[int, frozenset[str]] = {}
 
     @property
     def modalities(self) -> tuple[str, ...]:
         """What the backbone is given, under its own names."""
         return tuple(self.adapters)
+
+    @property
+    def bands(self) -> dict[str, dict[str, bool]]:
+        """Of what the backbone is given its bands, and whether the data has them."""
+        return {
+            name: dict(zip(a.intake.bands, a.known, strict=True))
+            for name, a in self.adapters.items()
+        }
 
     def own_name(self, name: str) -> str:
         """What the data calls a modality of the backbone."""
@@ -168,17 +193,19 @@ class Task:
     def batch(self, split: str, places: Sequence[int] | np.ndarray, given: InputSet) -> Batch:
         """Samples of a split with what is given of them. Raises RunError for a damaged one."""
         found = [self._images(int(self.source.indices[split][p])) for p in places]
-        images, present = {}, {}
+        images, present, known = {}, {}, {}
         for name in given_modalities(given, self.modalities):
             adapter = self.adapters[name]
             size = (len(adapter.intake.bands), *adapter.size(self.window_m))
             nothing = torch.full(size, torch.nan)
             images[name] = torch.stack([x.get(name, nothing) for x in found])
             present[name] = torch.tensor([name in x for x in found])
+            known[name] = adapter.known
             for band in given.without_bands.get(name, ()):
-                at = _band_place(adapter.intake, name, band)
+                at = band_place(adapter.intake.bands, band)
                 images[name][:, at] = adapter.intake.mean[at]
-        return Batch(images, present, np.asarray(places))
+                known[name] = (*known[name][:at], False, *known[name][at + 1 :])
+        return Batch(images, present, np.asarray(places), known)
 
     def batches(
         self, split: str, places: np.ndarray, given: InputSet, size: int
@@ -188,17 +215,24 @@ class Task:
             yield self.batch(split, places[start : start + size], given)
 
     def label_batch(self, split: str, places: np.ndarray) -> Tensor:
-        """Labels of samples one after the other: [B, ...]."""
-        return torch.from_numpy(np.stack([self.labels[split][p] for p in places]))
+        """Labels of samples one after the other: [B, ...]; classes as int64."""
+        labels = torch.from_numpy(np.stack([self.labels[split][p] for p in places]))
+        return labels if labels.is_floating_point() else labels.long()
 
     def with_input(self, split: str, given: InputSet) -> np.ndarray:
         """Places of the samples that have any of what is given: ascending."""
         names = set(given_modalities(given, self.modalities))
-        there = [bool(names & self._images(int(i)).keys()) for i in self.source.indices[split]]
+        there = [not names.isdisjoint(self._has(int(i))) for i in self.source.indices[split]]
         return np.flatnonzero(there)
 
+    def _has(self, index: int) -> frozenset[str]:
+        """Modalities of a sample. To know it is to read it, so each is read for it once."""
+        if index not in self._there:
+            self._images(index)
+        return self._there[index]
+
     def _window(self, backbone: Backbone) -> tuple[float, float]:
-        """The ground that all samples are shown as: the task's, the backbone's, or the first sample's."""
+        """The ground that all samples are shown as: the task's, the backbone's, or their own."""
         fixed = backbone.window_m
         asked = self.config.window_m
         if fixed is not None:
@@ -207,14 +241,16 @@ class Task:
                     f"tasks.{self.name}.window_m={asked:g}: this backbone sees {fixed:g} m only"
                 )
             return fixed, fixed
-        intakes = {name: a.intake for name, a in self.adapters.items()}
-        if asked is not None:
-            return fitting_window((asked, asked), intakes)
+        side = self.ground_m if asked is None else (asked, asked)
+        return fitting_window(side, {name: a.intake for name, a in self.adapters.items()})
+
+    def _ground(self) -> tuple[float, float]:
+        """The ground that the data's own images cover: the first sample's."""
         for i in self.source.indices["train"]:
             for name, part in self._parts(int(i)).items():
                 gsd = self.adapters[name].row.gsd_m
                 assert gsd is not None
-                return fitting_window((part.shape[1] * gsd, part.shape[2] * gsd), intakes)
+                return part.shape[1] * gsd, part.shape[2] * gsd
         raise ConfigError(f"tasks.{self.name}: no training sample has any of {self.modalities}")
 
     def _parts(self, index: int) -> dict[str, np.ndarray]:
@@ -231,6 +267,7 @@ class Task:
         if index in self._cache:
             return self._cache[index]
         parts = self._parts(index)
+        self._there[index] = frozenset(parts)
         images = {n: self.adapters[n](part, self.window_m) for n, part in parts.items()}
         size = sum(x.numel() * 4 for x in images.values())
         if size <= self._left:
@@ -243,9 +280,3 @@ def given_modalities(given: InputSet, have: Sequence[str]) -> tuple[str, ...]:
     """What an input set leaves of the modalities that there are."""
     kept = have if given.modalities is None else given.modalities
     return tuple(n for n in have if n in kept and n not in given.without)
-
-
-def _band_place(intake: Intake, name: str, band: str) -> int:
-    if band not in intake.bands:
-        raise ConfigError(f"without_bands: {name} has no {band}; it has {', '.join(intake.bands)}")
-    return intake.bands.index(band)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from pipeline.engine.errors import RunError
 from pipeline.layers.standardise import Standardise
-from pipeline.transfer.backbone import Backbone, Images, Intake
+from pipeline.transfer.backbone import Backbone, Images, Intake, Known
 
 
 class VitBackbone(Backbone):
@@ -41,7 +41,11 @@ class VitBackbone(Backbone):
         )
 
     def forward(
-        self, images: Images, present: Mapping[str, Tensor], layers: Sequence[int]
+        self,
+        images: Images,
+        present: Mapping[str, Tensor],
+        layers: Sequence[int],
+        known: Known | None = None,
     ) -> list[Tensor]:
         h, w = self.grid(images)
         size = h * self.patch_px, w * self.patch_px

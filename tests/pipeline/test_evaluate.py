@@ -1,5 +1,6 @@
 """Evaluation: input sets, what is given, trivial guesses, probes."""
 
+import math
 from types import SimpleNamespace
 from typing import cast
 
@@ -16,7 +17,7 @@ from pipeline.data.views import Views
 from pipeline.evaluate.inputs import give, input_sets, share_out
 from pipeline.evaluate.labels import class_name, label_of, label_row
 from pipeline.evaluate.prior import prior_scores
-from pipeline.evaluate.probes import linear, nearest, probe, standardise
+from pipeline.evaluate.probes import linear, nearest, neighbour_shares, probe, standardise
 from pipeline.evaluate.probing import given_for
 from pipeline.evaluate.run import most_complete
 from pipeline.evaluate.subject import Subject
@@ -213,12 +214,29 @@ def test_the_linear_probe_is_at_the_minimum_of_its_loss():
     assert torch.equal(linear(x, labels, test, 3, 0.1), expected)
 
 
-def test_neighbours_vote_and_ties_go_to_the_more_similar():
+def test_near_neighbours_outvote_many_far_ones():
     train = torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0], [0.1, 1.0]]).double()
     labels = torch.tensor([0, 1, 2, 2])
     test = torch.tensor([[1.0, 0.02], [0.0, 2.0]]).double()
-    assert nearest(train, labels, test, 3, 2).tolist() == [0, 2]
-    assert nearest(train, labels, test, 3, 4).tolist() == [2, 2]
+    for k in (2, 4, 9):
+        assert nearest(train, labels, test, 3, k).tolist() == [0, 2]
+
+
+@pytest.mark.parametrize("k", [1, 3, 30])
+def test_shares_of_neighbours_are_those_of_a_loop(k):
+    """Of several labels per sample; with k above the number of samples all of them vote."""
+    rng = np.random.default_rng(0)
+    train, test = rng.normal(size=(12, 5)), rng.normal(size=(4, 5))
+    labels = rng.integers(0, 2, (12, 3))
+    wanted = np.zeros((4, 3))
+    for e, x in enumerate(test):
+        near = [float(x @ y / np.sqrt(x @ x) / np.sqrt(y @ y)) for y in train]
+        chosen = sorted(range(12), key=lambda i: -near[i])[:k]
+        weights = [math.exp(near[i] / 0.07) for i in chosen]
+        for weight, i in zip(weights, chosen, strict=True):
+            wanted[e] += weight / sum(weights) * labels[i]
+    found = neighbour_shares(*map(torch.from_numpy, (train, labels, test)), k)
+    assert np.allclose(found.numpy(), wanted, atol=1e-9)
 
 
 def reader(rows, part):

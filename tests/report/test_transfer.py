@@ -64,6 +64,23 @@ def test_a_comparison_shows_all_arms_and_seeds(results, tmp_path):
     assert 'id="probes"' not in text
 
 
+@pytest.mark.parametrize("ended", [True, False])
+def test_results_of_other_settings_are_no_seeds(made, tmp_path, ended):  # noqa: F811
+    """The page shows the last of them alone, be the folder at its end or not."""
+    transfer(made(fit={"num_steps": 8, "batch": 4}))
+    config = made()
+    transfer(config)
+    if not ended:
+        (config.out / "scores.json").unlink()
+    write_report(config.out, tmp_path / "r.html")
+    lines = [json.loads(x) for x in (config.out / "results.jsonl").read_text().splitlines()]
+    text = (tmp_path / "r.html").read_text()
+    old, new = (f"{100 * x['metrics']['miou']['value']:.1f} %" for x in lines)
+    assert new in text
+    assert old not in text
+    assert "±" not in text
+
+
 def test_a_folder_that_has_only_begun(tmp_path):
     save_stage2(tmp_path / "run")
     (tmp_path / "config.yaml").write_text("kind: transfer\nbackbone: runs/x\n")

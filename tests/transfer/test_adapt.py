@@ -6,8 +6,9 @@ import torch
 
 from configs import ConfigError
 from configs.registry import BandStatistics, modality
-from pipeline.transfer.adapt import Adapter, band_key, band_statistics, map_bands, mapped
+from pipeline.transfer.adapt import Adapter, band_statistics, mapped
 from pipeline.transfer.backbone import Intake, fitting_window, spread_layers
+from pipeline.transfer.bands import band_key, map_bands, meanings
 from shards.sources.own_rows import image_row
 
 INTAKE = Intake(("B02", "B08", "B8A"), (100.0, 200.0, 300.0), (10.0, 20.0, 30.0), 10.0, 4)
@@ -33,6 +34,66 @@ def test_bands_are_found_in_any_order_with_some_missing_and_some_too_many():
     assert found.source == (2, -1, 0)
     assert found.missing == ("B08",)
     assert found.extra == ("B10",)
+
+
+S2 = modality("S2L2A").bands
+# As GEO-Bench calls them: m-eurosat's, and those of a Landsat task.
+GEOBENCH_S2 = (
+    "01 - Coastal aerosol", "02 - Blue", "03 - Green", "04 - Red", "05 - Vegetation Red Edge",
+    "06 - Vegetation Red Edge", "07 - Vegetation Red Edge", "08 - NIR", "08A - Vegetation Red Edge",
+    "09 - Water vapour", "10 - SWIR - Cirrus", "11 - SWIR", "12 - SWIR",
+)  # fmt: skip
+GEOBENCH_LANDSAT = (
+    "01 - Coastal aerosol", "02 - Blue", "03 - Green", "04 - Red", "05 - NIR", "06 - SWIR1",
+    "07 - SWIR2", "08 - Panchromatic", "09 - Cirrus", "10 - Tirs1",
+)  # fmt: skip
+
+
+def test_names_of_geobench_are_the_bands_of_sentinel2():
+    l1c = modality("S2L1C").bands
+    found = map_bands(GEOBENCH_S2, l1c, None, ("S2L1C", "S2L1C"))
+    assert not found.missing
+    assert not found.denied
+    names = [f"B{GEOBENCH_S2[i].split(' - ')[0]}" for i in found.source]
+    assert [name.replace("B08A", "B8A") for name in names] == list(l1c)
+    for name in GEOBENCH_S2:
+        assert meanings(name, "S2L1C") & meanings(name[:3].strip(" -"), "S2L1C"), name
+
+
+@pytest.mark.parametrize("have", [GEOBENCH_LANDSAT, modality("Landsat").bands])
+def test_a_number_that_means_another_band_of_the_sensor_is_no_match(have):
+    """B5 of Landsat is NIR and B6 SWIR, red edge of Sentinel-2: nothing is shown as what it is not."""
+    found = map_bands(have, S2, None, ("Landsat8", "S2L2A"))
+    taken = {band: have[i] for band, i in zip(S2, found.source, strict=True) if i >= 0}
+    assert taken == dict(zip(("B01", "B02", "B03", "B04"), have[:4], strict=True))
+    assert any(x.startswith(have[4]) for x in found.denied)
+    assert any("is no B05 (red edge)" in x for x in found.denied)
+    told = {"B8A": have[4], "B11": have[5], "B12": have[6]}
+    found = map_bands(have, S2, told, ("Landsat8", "S2L2A"))
+    for band, name in told.items():
+        assert have[found.source[S2.index(band)]] == name
+    assert found.source[S2.index("B05")] == -1
+    assert not any(x.startswith(have[4]) for x in found.denied)
+
+
+@pytest.mark.parametrize(
+    ("want", "name", "red"), [(S2, "S2L2A", "B04"), (modality("Landsat").bands, "Landsat", "B4"),
+                              (modality("S2RGB").bands, "S2RGB", "R")],
+)  # fmt: skip
+def test_colours_of_aerial_images_are_those_of_the_sensor(want, name, red):
+    found = map_bands(("Red", "Green", "Blue"), want, None, ("image", name))
+    assert found.source[want.index(red)] == 0
+    assert not found.extra
+    with pytest.raises(ConfigError, match="no band in common"):
+        map_bands(("Red", "Green", "Blue"), ("vv", "vh"), None, ("image", "S1GRD"))
+
+
+def test_a_map_of_bands_wins_and_its_names_must_be_there():
+    adapter = Adapter(row("B08", "x", "B02"), INTAKE, None, "S2L2A", {"B8A": "x", "B2": "B08"})
+    assert adapter.bands.source == (0, -1, 1)
+    for wrong in ({"B8A": "y"}, {"B99": "x"}):
+        with pytest.raises(ConfigError, match="there is no band"):
+            Adapter(row("B08", "x"), INTAKE, None, "S2L2A", wrong)
 
 
 def test_a_band_that_is_missing_is_the_mean():

@@ -15,6 +15,7 @@ from pipeline.engine.errors import RunError
 from pipeline.fusion import artifact as of_fusion
 from pipeline.fusion.model import LateFusion
 from pipeline.multimae import artifact as of_multimae
+from pipeline.multimae.encoder import MultiMAEEncoder
 from pipeline.multimae.groups import build_groups
 from pipeline.multimae.model import MultiMAE
 from pipeline.stage1.artifact import ImageTokenizer, fingerprint
@@ -23,7 +24,7 @@ from pipeline.stage2 import artifact as of_stage2
 from pipeline.stage2.encoder import Encoder
 from pipeline.stage2.layout import Layout, Stream, with_offsets
 from pipeline.stage2.model import MaskedTransformer
-from pipeline.transfer.backbone import Backbone
+from pipeline.transfer.backbone import Backbone, fitting_window
 from pipeline.transfer.feed import hidden, turned
 from pipeline.transfer.opening import open_backbone
 from pipeline.transfer.task import Batch
@@ -79,13 +80,19 @@ def save_tokens(folder, kind):
     return folder
 
 
-def save_multimae(folder):
+def by_group(given):
+    """Images of `save_multimae`'s modalities as its groups take them, in their own order of bands."""
+    optical = given["S2L2A"]
+    return {"rgb": optical[:, [2, 1, 0]], "nir": optical[:, 3:], "radar": given["S1GRD"]}
+
+
+def save_multimae(folder, **nir):
     """Two groups of the optical bands and the radar, on patches of 4 px."""
     config = MultiMAEConfig.model_validate(
         {
             "groups": {
                 "rgb": {"modality": "S2L2A", "bands": ["B04", "B03", "B02"]},
-                "nir": {"modality": "S2L2A", "bands": ["B08"]},
+                "nir": {"modality": "S2L2A", "bands": ["B08"], **nir},
                 "radar": {"modality": "S1GRD"},
             },
             "window_m": 160, "patch_m": 40, "num_visible": 12, "width": 16, "depth": 2, "heads": 2,
@@ -213,6 +220,78 @@ def test_the_features_are_those_of_the_encoder(tmp_path):
     assert isinstance(merged, torch.Tensor)
     found = backbone(given, everything(given), [backbone.depth - 1])[0]
     assert torch.allclose(found.flatten(2).transpose(1, 2), merged, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["pixels", "multimae", "tokens"])
+def test_features_beside_each_other_have_channels_of_their_own(kind, tmp_path):
+    """What is absent is zeros there and changes no place of the others; one width whatever is given."""
+    backbone = opened(kind, tmp_path)
+    single, given = backbone.width, images(backbone)
+    first, second = backbone.intakes
+    backbone.expect([second, first], "concat")
+    num = 3 if kind == "multimae" else 2
+    assert backbone.width == num * single
+    last = [backbone.depth - 1]
+    (whole,) = backbone(given, everything(given), last)
+    alone = {second: given[second]}
+    (part,) = backbone(alone, everything(alone), last)
+    assert whole.shape == part.shape == (3, num * single, 4, 4)
+    assert (part[:, :-single] == 0).all()
+    present = everything(given)
+    present[first][1] = False
+    (mixed,) = backbone(given, present, last)
+    assert torch.allclose(mixed[1], part[1], atol=1e-4)
+    assert torch.allclose(mixed[0], whole[0], atol=1e-4)
+    backbone.expect([first, second], "mean")
+    assert backbone.width == single
+    (mean,) = backbone(given, everything(given), last)
+    if kind != "multimae":
+        assert torch.allclose(mean, whole.unflatten(1, (num, single)).mean(1), atol=1e-5)
+
+
+def test_features_beside_each_other_are_those_of_the_encoder(tmp_path):
+    backbone = opened("multimae", tmp_path)
+    backbone.expect(["S2L2A", "S1GRD"], "concat")
+    given = images(backbone)
+    encoder = MultiMAEEncoder.from_pretrained(tmp_path, list(backbone.intakes))
+    (wanted,) = encoder(by_group(given), [-1], "concat")
+    assert isinstance(wanted, torch.Tensor)
+    (found,) = backbone(given, everything(given), [backbone.depth - 1])
+    assert torch.allclose(found.flatten(2).transpose(1, 2), wanted, atol=1e-5)
+
+
+def test_a_group_without_any_band_is_absent(tmp_path):
+    """Not a constant image: as if the encoder had been given the other groups alone."""
+    backbone = opened("multimae", tmp_path)
+    assert backbone.intakes["S2L2A"].bands == ("B02", "B03", "B04", "B08")
+    given = images(backbone)
+    encoder, last = MultiMAEEncoder.from_pretrained(tmp_path), [backbone.depth - 1]
+    only = {"S2L2A": given["S2L2A"].clone()}
+    only["S2L2A"][:, 3] = 1000.0
+    known = {"S2L2A": (True, True, True, False)}
+    (found,) = backbone(only, everything(only), last, known)
+    (wanted,) = encoder({"rgb": by_group(given)["rgb"]}, [-1], "mean")
+    assert isinstance(wanted, torch.Tensor)
+    assert torch.allclose(found.flatten(2).transpose(1, 2), wanted, atol=1e-5)
+    (constant,) = backbone(only, everything(only), last)
+    assert not torch.allclose(constant, found, atol=1e-3)
+    # A group that lacks a part of its bands keeps the mean in them.
+    (partly,) = backbone(only, everything(only), last, {"S2L2A": (True, False, True, False)})
+    assert torch.equal(partly, found)
+
+
+def test_groups_of_one_modality_may_have_patches_of_different_sizes(tmp_path):
+    """Windows are whole patches of all of them, features lie on the finest grid that there is."""
+    run = save_multimae(tmp_path, patch_m=80)
+    backbone = open_backbone(str(run), {}, CPU).eval()
+    intakes = {"S2L2A": backbone.intakes["S2L2A"]}
+    assert fitting_window((120.0, 120.0), intakes) == (160.0, 160.0)
+    assert fitting_window((250.0, 250.0), intakes) == (240.0, 240.0)
+    last, given = [backbone.depth - 1], images(backbone)
+    assert backbone(given, everything(given), last)[0].shape[-2:] == (4, 4)
+    coarse = {"S2L2A": given["S2L2A"]}
+    known = {"S2L2A": (False, False, False, True)}
+    assert backbone(coarse, everything(coarse), last, known)[0].shape[-2:] == (2, 2)
 
 
 def test_symmetries_are_those_of_the_views():

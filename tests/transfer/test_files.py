@@ -118,6 +118,24 @@ def test_what_is_wrong_with_a_table_is_told(tmp_path):
         open_samples(labelled(table(tmp_path, "image,label\nx,c\n", classes=("a", "b")), kind))
 
 
+def test_an_image_in_two_splits_is_refused(tmp_path):
+    text = "image,label,s\nx.tif,a,train\ny.tif,b,val\nx.tif,a,test\n"
+    with pytest.raises(ConfigError, match=r"1 samples are in train and test \(x\.tif\)"):
+        open_samples(labelled(table(tmp_path, text, split="s"), "classification"))
+
+
+def test_paths_may_lie_outside_the_table_s_folder(tmp_path):
+    inside, outside = tmp_path / "in", tmp_path / "out"
+    inside.mkdir()
+    image = np.full((4, 2, 2), 3, dtype=np.float32)
+    far = write_tif(outside / "far.tif", image)
+    write_tif(inside / "near.tif", image)
+    text = f"image,label\n{far},a\n{inside / 'near.tif'},b\n../out/far2.tif,a\n"
+    samples = open_samples(labelled(table(inside, text), "classification"))
+    assert samples.keys == [str(far), "near.tif", "../out/far2.tif"]
+    assert (samples.read(0, ["S2"])["S2"] == 3).all()
+
+
 def test_a_mask_with_a_strange_value_is_told(tmp_path):
     write_tif(tmp_path / "m.tif", np.full((1, 2, 2), 7, dtype=np.uint8))
     data = table(tmp_path, "image,label\n,m.tif\n", classes=("a", "b"))

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from configs import ConfigError
 from configs.schema import GeoBenchSourceConfig, InputSet, TaskConfig, TransferConfig
 from pipeline.transfer.record import read_results
 from pipeline.transfer.run import transfer
@@ -54,10 +55,21 @@ def test_splits_shares_and_statistics_are_as_published(task):
     assert few is not None
     assert [found.samples.keys[i] for i in few] == ["id_3"]
     assert found.samples.subset(0.5) is None
+    # Shares of other labels that round to a published one are drawn, not taken for it.
+    assert found.samples.subset(0.0125) is None
+    assert found.samples.subset(0.014) is None
     mean, std = found.statistics("S2L1C")
     names = found.samples.rows["S2L1C"].bands
     assert mean[names.index("B04")] == 30.0
     assert std[names.index("B8A")] == 9.0
+
+
+def test_a_sample_in_two_splits_is_refused(task):
+    path = task / "default_partition.json"
+    splits = json.loads(path.read_text())
+    path.write_text(json.dumps(splits | {"test": [*splits["test"], splits["train"][0]]}))
+    with pytest.raises(ConfigError, match=r"1 samples are in train and test \(id_0\)"):
+        open_samples(config(task))
 
 
 def test_a_damaged_file_of_statistics_is_told(task):

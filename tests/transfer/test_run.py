@@ -8,10 +8,12 @@ import torch
 from configs import ConfigError, load_config
 from configs.schema import InputSet, TransferConfig
 from pipeline.__main__ import main
-from pipeline.transfer.opening import backbone_digest, open_backbone
+from pipeline.transfer.opening import open_backbone
 from pipeline.transfer.record import append_results, read_results
 from pipeline.transfer.run import transfer
 from pipeline.transfer.subsets import fraction
+from pipeline.transfer.summary import print_summary
+from pipeline.transfer.weights import backbone_digest
 from tests.transfer.worlds import CPU, mask_task, open_task, save_stage2, stage2, write_masks
 
 
@@ -85,6 +87,83 @@ def test_another_backbone_is_another_result(made, tmp_path):
     assert len({x["cell"] for x in read_results(config.out)}) == 2
 
 
+def scores(config):
+    return json.loads((config.out / "scores.json").read_text())
+
+
+def test_results_of_other_settings_weights_and_data_are_no_seeds(made, tmp_path, capsys):
+    """The record keeps them; means, table and page are of this very configuration."""
+    config = made(protocols=["probe"])
+    transfer(config)
+    first = scores(config)["scores"]
+    transfer(made(fit={"num_steps": 20, "batch": 4}))
+    save_stage2(tmp_path / "run", seed=1)
+    capsys.readouterr()
+    transfer(config)
+    lines, record = read_results(config.out), scores(config)
+    assert len(lines) == 3
+    assert record["cells"] == [lines[-1]["cell"]]
+    assert record["backbone_digest"] == backbone_digest(config.backbone)
+    (entry,) = record["scores"]
+    value = lines[-1]["metrics"]["miou"]["value"]
+    assert entry["seeds"] == [0]
+    assert entry["metrics"]["miou"]["mean"] == value != first[0]["metrics"]["miou"]["mean"]
+    assert f"{100 * value:.1f} % (" in capsys.readouterr().out
+    # Other labels of the same files.
+    (tmp_path / "data" / "m0.tif").write_bytes((tmp_path / "data" / "m1.tif").read_bytes())
+    transfer(config)
+    assert scores(config)["scores"][0]["seeds"] == [0]
+    assert scores(config)["tasks"] != record["tasks"]
+
+
+def test_a_cell_that_was_cut_off_between_two_lines_is_made_again(made):
+    sets = {"all": InputSet(), "less": InputSet(without_bands={"S2": ("B04",)})}
+    config = made(test_on=sets)
+    transfer(config)
+    whole = (config.out / "results.jsonl").read_text()
+    first, second = whole.splitlines(keepends=True)
+    (config.out / "results.jsonl").write_text(first)
+    assert read_results(config.out) == []
+    transfer(config)
+    lines = read_results(config.out)
+    assert [x["test_on"] for x in lines] == ["all", "less"]
+    assert lines[1]["metrics"] == json.loads(second)["metrics"]
+    assert [e["seeds"] for e in scores(config)["scores"]] == [[0], [0]]
+
+
+def test_a_backbone_that_was_trained_again_is_not_done(made, tmp_path, capsys):
+    from configs import to_yaml
+
+    path = tmp_path / "t.yaml"
+    path.write_text(to_yaml(made()))
+    command = ["transfer", "--config", str(path)]
+    assert main(command) == 0
+    save_stage2(tmp_path / "run", seed=1)
+    assert main(command) == 0
+    assert "already done" not in capsys.readouterr().out
+    assert len(read_results(made().out)) == 2
+    # Weights that are gone were not trained anew.
+    (tmp_path / "run" / "artifact").rename(tmp_path / "elsewhere")
+    assert main(command) == 0
+    assert "already done" in capsys.readouterr().out
+
+
+def test_a_table_tells_apart_what_differs(capsys):
+    line = {
+        "cell": "a", "task": "t", "type": "regression", "init": "random", "merge": "mean",
+        "protocol": "probe", "head": "linear", "train_on": "all", "test_on": "all", "labels": "10 %",
+        "seed": 0, "num_train": 3, "num_test": 3, "metrics": {"rmse": {"value": 1.5}},
+    }  # fmt: skip
+    print_summary([line])
+    assert "random" not in capsys.readouterr().out
+    other = line | {"init": "pretrained", "metrics": {"rmse": {"value": 0.5}}}
+    print_summary([line, other, line | {"head": "conv", "metrics": {"rmse": {"value": 2.5}}}])
+    rows = [r.split() for r in capsys.readouterr().out.splitlines() if "probe" in r]
+    assert len(rows) == 3
+    for words in (("random", "linear", "1.500"), ("pretrained", "0.500"), ("conv", "2.500")):
+        assert any(set(words) <= set(row) for row in rows)
+
+
 def test_a_random_twin_has_other_weights_and_each_seed_its_own(tmp_path):
     trained = stage2(tmp_path).state_dict()
     names = [n for n, v in trained.items() if "attn" in n and v.ndim > 1]
@@ -116,7 +195,7 @@ def test_bands_that_are_missing_are_missed(made):
     transfer(made(test_on=sets))
     lines = read_results(made().out)
     assert best(lines, test_on="all") > best(lines, test_on="blind") + 0.2
-    with pytest.raises(ConfigError, match="S2 has no B99"):
+    with pytest.raises(ConfigError, match=r"test_on\.x\.without_bands\.S2: there is no band B99"):
         transfer(made(test_on={"x": InputSet(without_bands={"S2": ("B99",)})}))
     with pytest.raises(ConfigError, match=r"test_on\.x names DEM; the backbone is given S2"):
         transfer(made(test_on={"x": InputSet(without=("DEM",))}))

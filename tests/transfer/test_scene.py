@@ -5,8 +5,11 @@ import pytest
 import rasterio
 
 from configs import ConfigError
+from configs.registry import modality
 from pipeline.__main__ import main
+from pipeline.data.transforms import measured_pixels
 from pipeline.engine.errors import RunError
+from pipeline.transfer.masked import measured_raster
 from pipeline.transfer.run import transfer
 from pipeline.transfer.saved import load_model
 from pipeline.transfer.scene import predict_scene
@@ -47,10 +50,13 @@ def test_a_scene_is_mapped_on_its_own_ground(model, tmp_path):
             source.crs, source.transform, source.shape,
         )  # fmt: skip
         found = file.read(1)
+        # No class of this label means that there is none: the file says which value does.
+        assert file.nodata == 255
     measured = np.ones_like(where)
     measured[:18, :18] = False
     assert (found[measured] == where[measured]).mean() > 0.85
-    assert (found[:17, :17] == 0).all()
+    assert (found[:17, :17] == 255).all()
+    assert (found[measured] != 255).all()
     assert not list(tmp_path.glob("*.partial"))
 
 
@@ -85,6 +91,46 @@ def test_a_saved_model_predicts_as_it_did(made, tmp_path):  # noqa: F811
     with np.load(next((config.out / "sheets").iterdir())) as sheet:
         place = sheet["keys"].tolist().index("i3.tif")
         assert np.array_equal(sheet["predicted"][place, 0], wanted.numpy())
+
+
+@pytest.mark.parametrize("window_m", [320.0, 80.0, 150.0])
+def test_a_scene_is_shown_at_the_scale_of_training(made, tmp_path, window_m):  # noqa: F811
+    """Samples of 160 m that were shown as another ground: what predict says is what transfer said."""
+    config = made(keep_models=True)
+    task = config.tasks["masks"].model_copy(update={"window_m": window_m})
+    config = config.model_copy(update={"tasks": {"masks": task}})
+    transfer(config)
+    (folder,) = (config.out / "models").iterdir()
+    loaded = load_model(folder, CPU)
+    assert loaded.ground_m == (160.0, 160.0)
+    with np.load(next((config.out / "sheets").iterdir())) as sheet:
+        for key, wanted in zip(sheet["keys"].tolist(), sheet["predicted"], strict=True):
+            predict_scene(loaded, {"S2": tmp_path / "data" / key}, tmp_path / "one.tif", overlap=0)
+            with rasterio.open(tmp_path / "one.tif") as file:
+                assert np.array_equal(file.read(1), wanted[0])
+    if window_m == 320:
+        path, _ = scene(tmp_path)
+        predict_scene(loaded, {"S2": path}, tmp_path / "small.tif", window_m=80)
+        with pytest.raises(ConfigError, match="not a multiple of the backbone's patches of 20 m"):
+            predict_scene(loaded, {"S2": path}, tmp_path / "x.tif", window_m=70)
+
+
+@pytest.mark.parametrize("told_by", ["nodata", "mask"])
+def test_a_file_tells_what_was_measured_where_its_modality_cannot(tmp_path, told_by):
+    """Zeros of an 8-bit image may be black; the file's own nodata, or mask, says which are nothing."""
+    row = modality("S2RGB")
+    assert row.nodata is None
+    image = np.full((3, 20, 20), 7, dtype=np.uint8)
+    image[:, :5, :6] = 0
+    path = write_tif(tmp_path / "rgb.tif", image, 0 if told_by == "nodata" else None)
+    if told_by == "mask":
+        with rasterio.open(path, "r+") as file:
+            file.write_mask((image[0] > 0).astype(np.uint8) * 255)
+    with measured_raster(path, row) as raster:
+        found = measured_pixels(raster.read(-2, 3, 10, 20), row)
+    wanted = np.zeros((10, 20), dtype=bool)
+    wanted[2:, :17] = image[0, :8, 3:] > 0
+    assert np.array_equal(found, wanted)
 
 
 def test_what_cannot_be_mapped_is_told(model, tmp_path, made, capsys):  # noqa: F811

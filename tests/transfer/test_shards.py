@@ -42,7 +42,7 @@ def test_the_test_split_is_the_one_that_pretraining_never_saw(shards):
     assert len(splits["train"]) > 2 * len(splits["val"])
     again = LabelledSamples("t", task(shards))
     assert np.array_equal(again.indices["val"], found.indices["val"])
-    assert again.fingerprint() == found.fingerprint()
+    assert again.fingerprint == found.fingerprint
 
 
 def test_a_label_is_never_an_input(shards):
