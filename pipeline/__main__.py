@@ -25,6 +25,7 @@ from pipeline.console import exit_with, finished, tell
 
 if TYPE_CHECKING:
     from pipeline.engine.monitor import Monitor
+    from pipeline.multimae.objective import MultiMAEObjective
     from pipeline.stage2.objective import MaskedObjective
     from shards import SampleSet
 
@@ -214,7 +215,10 @@ def _train(config: RunConfig) -> int:
     if isinstance(config, MultiMAERunConfig):
         from pipeline.multimae.objective import MultiMAEObjective
 
-        return train(config, _title(config), lambda _: MultiMAEObjective(config, dataset), record)
+        return train(
+            config, _title(config), lambda _: MultiMAEObjective(config, dataset), record,
+            lambda objective: _multimae_monitor(config, objective),
+        )  # fmt: skip
     assert isinstance(config, Stage1Config)
     from configs.registry import modality
 
@@ -244,6 +248,16 @@ def _monitor(config: MaskedRunConfig, objective: "MaskedObjective") -> "Monitor 
     from pipeline.evaluate.monitor import RunMonitor
 
     return RunMonitor(config, objective)
+
+
+def _multimae_monitor(
+    config: MultiMAERunConfig, objective: "MultiMAEObjective"
+) -> "Monitor | None":
+    if not config.monitor.every_steps:
+        return None
+    from pipeline.evaluate.multimae_monitor import MultiMAEMonitor
+
+    return MultiMAEMonitor(config, objective)
 
 
 def _title(config: RunConfig) -> str:

@@ -20,7 +20,8 @@ class SheetConfig(Frozen):
 class MonitorConfig(Frozen):
     """Every `every_steps` steps (0: never) and after the last one, one rank looks and the others wait.
 
-    Classifiers tell `probes.labels` from the frozen features of samples that show all other modalities.
+    Classifiers tell `probes.labels` from the frozen features of samples that show all other modalities; a
+    `sheet` is generated, by stage 2 alone.
     Training goes on as if nobody had looked; `num_train`, `num_test` and `num_samples` bound what it costs.
     """
 

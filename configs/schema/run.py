@@ -103,3 +103,12 @@ class MultiMAERunConfig(RunConfig):
 
     kind: Literal["multimae"]
     multimae: MultiMAEConfig = MultiMAEConfig()
+    monitor: MonitorConfig = MonitorConfig()
+
+    @model_validator(mode="after")
+    def _no_tokens(self) -> "MultiMAERunConfig":
+        if self.monitor.sheet is not None:
+            raise ValueError(
+                "monitor.sheet: a MultiMAE generates no tokens; its reconstructions are drawn at the end"
+            )
+        return self

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from configs import ConfigError
+from configs.schema import Modality
 from pipeline.data.loader import Batch
 from pipeline.data.transforms import (
     GRID_M,
@@ -94,6 +95,12 @@ class PixelReader:
                 dict(zip(parts, arrays[half:], strict=True)),
             )
         return found
+
+    def centre(self, row: Modality, part: np.ndarray) -> np.ndarray:
+        """The middle window of a map of any modality, as it is stored: what is read without `augment`."""
+        assert row.gsd_m is not None
+        top, left = (window_start(size * row.gsd_m, self.window_m, 0.5) for size in part.shape[1:])
+        return cut(part, row, top, left, self.window_m)
 
     def collate(self, samples: Sequence[Pixels]) -> Batch:
         """Samples -> one batch; see the module's docstring."""

@@ -1,19 +1,19 @@
 """What a sample can be classified as: the most frequent class of its window, or its one-hot vector."""
 
+from collections.abc import Callable
+
 import numpy as np
 
 from configs import ConfigError
 from configs.schema import Modality
-from pipeline.stage2.samples import SampleReader
+from shards import SampleSet
 
 
-def label_row(reader: SampleReader, name: str) -> Modality:
+def label_row(dataset: SampleSet, name: str) -> Modality:
     """The row of a label. Raises ConfigError for what holds no classes."""
-    rows = reader.dataset.modalities
+    rows = dataset.modalities
     if name not in rows:
-        raise ConfigError(
-            f"probes.labels names {name}; {reader.dataset.path} has {', '.join(rows)}"
-        )
+        raise ConfigError(f"probes.labels names {name}; {dataset.path} has {', '.join(rows)}")
     row = rows[name]
     if row.kind not in ("classes", "vector"):
         raise ConfigError(
@@ -23,16 +23,17 @@ def label_row(reader: SampleReader, name: str) -> Modality:
     return row
 
 
-def label_of(reader: SampleReader, row: Modality, index: int) -> int | None:
-    """The class of a sample, shown as its tokens show it; None where it has none, or several."""
-    part = reader.dataset.read(index, [row.name]).get(row.name)
+def label_of(
+    dataset: SampleSet, row: Modality, index: int, window: Callable[[np.ndarray], np.ndarray]
+) -> int | None:
+    """The class of a sample; None where it has none, or several. `window` cuts a map as a model sees it."""
+    part = dataset.read(index, [row.name]).get(row.name)
     if not isinstance(part, np.ndarray):
         return None
     if row.kind == "vector":
         hot = np.flatnonzero(part > 0.5)
         return int(hot[0]) if len(hot) == 1 else None
-    window = reader.window(row.name, part, reader.layout.views.centre)
-    counts = np.bincount(window.ravel(), minlength=row.num_classes)
+    counts = np.bincount(window(part).ravel(), minlength=row.num_classes)
     if row.nodata is not None:
         counts[int(row.nodata)] = 0
     return int(counts.argmax()) if counts.any() else None

@@ -15,7 +15,7 @@ from torch import nn
 from configs.schema import FusionRunConfig, GenerateConfig, MaskedRunConfig, SheetConfig
 from pipeline.engine.distributed import env_rank
 from pipeline.evaluate.labels import label_row
-from pipeline.evaluate.probing import Showing, given_for, read_labelled
+from pipeline.evaluate.probing import Showing, given_for, labelled_tokens, represent
 from pipeline.evaluate.subject import Subject
 from pipeline.generate.run import generate_samples
 from pipeline.generate.trained import Trained
@@ -35,7 +35,7 @@ class RunMonitor:
     def __init__(self, config: MaskedRunConfig, objective: MaskedObjective):
         self._config, self._objective = config, objective
         self.every_steps = config.monitor.every_steps
-        self._rows = [label_row(objective.reader, name) for name in config.monitor.probes.labels]
+        self._rows = [label_row(objective.dataset, name) for name in config.monitor.probes.labels]
         self._given = [
             given_for(objective.layout, row, config.monitor.probes)[0] for row in self._rows
         ]
@@ -67,8 +67,8 @@ class RunMonitor:
         values: dict[str, float] = {}
         for row, given in zip(self._rows, self._given, strict=True):
             progress()
-            labelled = read_labelled(reader, row, config.data, config.monitor.probes)
-            for name, value in labelled.accuracies(subject, given, showing).items():
+            labelled = labelled_tokens(reader, row, config.data, config.monitor.probes)
+            for name, value in labelled.accuracies(represent(subject, given, showing)).items():
                 values[f"{name}/{row.name}"] = value
             values[f"most_frequent/{row.name}"] = labelled.describe()["most_frequent"]
         if config.monitor.sheet is not None:

@@ -4,8 +4,9 @@ Shapes: N samples, D width.
 """
 
 from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -24,8 +25,15 @@ from pipeline.evaluate.subject import Subject
 from pipeline.stage2.layout import Layout
 from pipeline.stage2.samples import Content, SampleReader, collate
 
-Samples = list[tuple[int, Content, int]]
-"""Sample numbers, what they have, and their labels."""
+T = TypeVar("T")
+
+
+class Known(NamedTuple, Generic[T]):
+    """A sample by its number, what a model is shown of it, and its label."""
+
+    index: int
+    shown: T
+    label: int
 
 
 class Showing(NamedTuple):
@@ -37,63 +45,102 @@ class Showing(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Labelled:
+class Labelled(Generic[T]):
     """Samples to learn a label from and others to be judged by; of these, all have a class of those."""
 
     row: Modality
     probes: ProbeConfig
     classes: list[int]
-    train: Samples
-    test: Samples
+    train: list[Known[T]]
+    test: list[Known[T]]
 
     def describe(self) -> dict[str, Any]:
         """The classes, how many samples there are, and how good the trivial guess is."""
-        frequent = Counter(label for *_, label in self.train).most_common(1)[0][0]
+        frequent = Counter(sample.label for sample in self.train).most_common(1)[0][0]
         return {
             "classes": [class_name(self.row, c) for c in self.classes],
             "num_train": len(self.train),
             "num_test": len(self.test),
-            "most_frequent": sum(label == frequent for *_, label in self.test) / len(self.test),
+            "most_frequent": sum(s.label == frequent for s in self.test) / len(self.test),
         }
 
-    def accuracies(self, subject: Subject, given: InputSet, how: Showing) -> dict[str, float]:
-        """Of both classifiers, on features of a set of inputs."""
+    def accuracies(self, features: Callable[[Sequence[Known[T]]], Tensor]) -> dict[str, float]:
+        """Of both classifiers, on the features [N, D] of samples."""
         known, asked = (
-            self._features(subject, part, given, how) for part in (self.train, self.test)
+            (features(part), torch.tensor([self.classes.index(s.label) for s in part]))
+            for part in (self.train, self.test)
         )
         return probe(known, asked, len(self.classes), self.probes.neighbours, self.probes.l2)
 
-    def _features(
-        self, subject: Subject, samples: Samples, given: InputSet, how: Showing
-    ) -> tuple[Tensor, Tensor]:
-        """Features [N, D] and places of labels among the classes [N]."""
-        layout, device = subject.layout, subject.device
-        streams, parts = given.streams(layout), []
+
+def read_labelled(
+    row: Modality,
+    probes: ProbeConfig,
+    train: np.ndarray,
+    test: np.ndarray,
+    read: Callable[[int], Known[T] | None],
+) -> Labelled[T]:
+    """`probes.num_train` and `num_test` of these samples, evenly spread, of which `read` makes something.
+
+    Damaged ones are left out. Raises ConfigError where there are too few.
+    """
+    known, asked = (
+        [s for s in readable(spread(indices, count).tolist(), read) if s is not None]
+        for indices, count in ((train, probes.num_train), (test, probes.num_test))
+    )
+    classes = sorted({sample.label for sample in known})
+    asked = [sample for sample in asked if sample.label in classes]
+    if len(classes) < 2 or not asked:
+        raise ConfigError(
+            f"probes.labels: {row.name} has {len(classes)} classes in {len(known)} training samples, and "
+            f"{len(asked)} held-out samples have one of them; two classes and a sample are needed: take the "
+            "label out, or evaluate on more data"
+        )
+    return Labelled(row, probes, classes, known, asked)
+
+
+def labelled_tokens(
+    reader: SampleReader, row: Modality, data: DataConfig, probes: ProbeConfig
+) -> Labelled[Content]:
+    """Samples with a label and anything else for a model of tokens to see. Raises ConfigError."""
+    streams = set(given_for(reader.layout, row, probes)[0].streams(reader.layout))
+    view, dataset = reader.layout.views.centre, reader.dataset
+
+    def read(i: int) -> Known[Content] | None:
+        content = reader.content(i, view)
+        label = label_of(dataset, row, i, lambda part: reader.window(row.name, part, view))
+        seen = content.streams.keys() & streams
+        return Known(i, content, label) if label is not None and seen else None
+
+    train, test = (select(dataset, data, s, [row.name]) for s in (data.split, data.eval_split))
+    return read_labelled(row, probes, train[reader.usable[train]], test[reader.usable[test]], read)
+
+
+def represent(
+    subject: Subject, given: InputSet, how: Showing
+) -> Callable[[Sequence[Known[Content]]], Tensor]:
+    """What makes features of samples, given a set of inputs."""
+    layout, device = subject.layout, subject.device
+    streams = given.streams(layout)
+
+    def features(samples: Sequence[Known[Content]]) -> Tensor:
+        parts = []
         for start in range(0, len(samples), how.batch):
             shown = [
-                give(content, layout, streams, how.num_tokens, np.random.default_rng([how.seed, i]))
-                for i, content, _ in samples[start : start + how.batch]
+                give(
+                    s.shown,
+                    layout,
+                    streams,
+                    how.num_tokens,
+                    np.random.default_rng([how.seed, s.index]),
+                )
+                for s in samples[start : start + how.batch]
             ]
             batch = to_device(collate(shown, layout, how.num_tokens, 1), device)
             parts.append(subject.represent(batch).cpu())
-        return torch.cat(parts), torch.tensor([self.classes.index(label) for *_, label in samples])
+        return torch.cat(parts)
 
-
-def read_labelled(
-    reader: SampleReader, row: Modality, data: DataConfig, probes: ProbeConfig
-) -> Labelled:
-    """`probes.num_train` and `num_test` samples. Raises ConfigError where there are too few."""
-    train = _read(reader, row, data, probes, data.split, probes.num_train)
-    test = _read(reader, row, data, probes, data.eval_split, probes.num_test)
-    classes = sorted({label for *_, label in train})
-    test = [sample for sample in test if sample[2] in classes]
-    if len(classes) < 2 or not test:
-        raise ConfigError(
-            f"probes.labels: {row.name} has {len(classes)} classes in {len(train)} training samples, and "
-            f"{len(test)} held-out samples have one of them; two classes and a sample are needed: take the "
-            "label out, or evaluate on more data"
-        )
-    return Labelled(row, probes, classes, train, test)
+    return features
 
 
 def given_for(layout: Layout, row: Modality, probes: ProbeConfig) -> list[InputSet]:
@@ -110,26 +157,3 @@ def given_for(layout: Layout, row: Modality, probes: ProbeConfig) -> list[InputS
     if len(others) > 1:
         sets += [InputSet(f"without/{n}", frozenset(others) - {n}) for n in others]
     return sets
-
-
-def _read(
-    reader: SampleReader,
-    row: Modality,
-    data: DataConfig,
-    probes: ProbeConfig,
-    split: str,
-    count: int,
-) -> Samples:
-    """Samples of a split with a label and anything else to see, evenly spread."""
-    indices = select(reader.dataset, data, split, [row.name])
-    indices = spread(indices[reader.usable[indices]], count)
-    names = given_for(reader.layout, row, probes)[0].streams(reader.layout)
-    view = reader.layout.views.centre
-    found = readable(
-        indices.tolist(), lambda i: (i, reader.content(i, view), label_of(reader, row, i))
-    )
-    return [
-        (i, content, label)
-        for i, content, label in found
-        if label is not None and content.streams.keys() & set(names)
-    ]

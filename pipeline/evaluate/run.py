@@ -19,7 +19,7 @@ from pipeline.engine.metrics import say
 from pipeline.evaluate.inputs import ALL, input_sets, readable_contents
 from pipeline.evaluate.labels import label_row
 from pipeline.evaluate.prior import prior_scores
-from pipeline.evaluate.probing import Showing, given_for, read_labelled
+from pipeline.evaluate.probing import Showing, given_for, labelled_tokens, represent
 from pipeline.evaluate.subject import Subject, load_subject
 from pipeline.evaluate.tokens import score_tokens
 from pipeline.stage2.samples import Content, SampleReader
@@ -33,7 +33,7 @@ def evaluate(config: EvaluateConfig) -> int:
     layout = subject.layout
     reader = SampleReader(dataset, layout, subject.normalisers)
     sets = input_sets(layout, config)
-    rows = [label_row(reader, name) for name in config.probes.labels]
+    rows = [label_row(dataset, name) for name in config.probes.labels]
     num_tokens = config.num_input_tokens or subject.masked.num_input_tokens
     view = layout.views.centre
     indices = most_complete(reader, config)
@@ -98,7 +98,7 @@ def _probe(
     subject: Subject, reader: SampleReader, row: Modality, config: EvaluateConfig, num_tokens: int
 ) -> dict[str, Any]:
     """Accuracies of both classifiers per input set, of the model and of its untrained twin."""
-    labelled = read_labelled(reader, row, config.data, config.probes)
+    labelled = labelled_tokens(reader, row, config.data, config.probes)
     showing = Showing(num_tokens, config.batch, config.seed)
     everything, *rest = given_for(subject.layout, row, config.probes)
     found = labelled.describe()
@@ -106,5 +106,5 @@ def _probe(
         found[way] = {}
         for given in (everything, *rest):
             say(f"evaluate {row.name} probe, {way}, {given.name}")
-            found[way][given.name] = labelled.accuracies(model, given, showing)
+            found[way][given.name] = labelled.accuracies(represent(model, given, showing))
     return found

@@ -8,11 +8,14 @@ import numpy as np
 import pytest
 import torch
 
+from configs.registry import modality
+from pipeline.engine.evaluation import spread
+from pipeline.evaluate.probes import probe
 from pipeline.multimae.encoder import MultiMAEEncoder
 from pipeline.report.page import write_report
 from shards import open_dataset
 from tests.dist.ranks import run_ranks
-from tests.dist.runs import curve, run_several
+from tests.dist.runs import curve, metrics, run_several
 
 pytestmark = pytest.mark.dist
 
@@ -93,6 +96,68 @@ def test_a_finished_run_leaves_scores_pictures_and_an_encoder(runs, shards, tmp_
     assert isinstance(features, torch.Tensor)
     assert features.shape == (1, 16, 16)
     assert torch.isfinite(features).all()
+
+
+LOOK = [
+    "monitor.every_steps=4",
+    "monitor.probes={labels: [LULC], without: [DEM], num_train: 24, num_test: 8, neighbours: 3}",
+]
+
+
+def test_probes_while_it_trains_see_what_its_encoder_sees_and_change_nothing(
+    runs, shards, tmp_path
+):
+    """Under ZeRO-3, of which no rank holds all; against features of the finished run's encoder."""
+    out = tmp_path / "seen"
+    argv = ["pipeline", *arguments(out, shards), *ENGINES["zero-3"], *LOOK]
+    run_ranks(argv, 2, tmp_path / "logs")
+    unseen = runs / "2" / "zero-3"
+    assert curve(out) == curve(unseen)
+    weights = [(run / "artifact" / "model.safetensors").read_bytes() for run in (out, unseen)]
+    assert weights[0] == weights[1]
+    found = {line["step"]: line["monitor"] for line in metrics(out) if "monitor" in line}
+    assert list(found) == [4, 6]
+
+    dataset, row = open_dataset(shards), modality("LULC")
+    encoder, names = MultiMAEEncoder.from_pretrained(out), ("S2L2A", "S1GRD")
+    vectors, labels = {}, {}
+    for split, most in (("train", 24), ("val", 8)):
+        parts = []
+        for i in spread(dataset.select(split, ["LULC"]), most):
+            # Windows of 180 m start 60 m, 6 pixels, into the tiles of 240 m.
+            read = dataset.read(int(i), [*names, "LULC"])
+            sample = {name: np.asarray(part)[:, 6:, 6:] for name, part in read.items()}
+            counts = np.bincount(sample.pop("LULC").ravel(), minlength=row.num_classes)
+            counts[int(row.nodata)] = 0
+            if not sample or not counts.any():
+                continue
+            given = {n: torch.from_numpy(x.astype(np.float32))[None] for n, x in sample.items()}
+            with torch.no_grad():
+                tokens = torch.cat([*encoder(given)[-1].values()], 1)
+            parts.append((tokens.mean(1)[0], int(counts.argmax())))
+        vectors[split] = torch.stack([v for v, _ in parts])
+        labels[split] = torch.tensor([label for _, label in parts])
+    classes = labels["train"].unique()
+    known = torch.isin(labels["val"], classes)
+    train = vectors["train"], torch.searchsorted(classes, labels["train"])
+    test = vectors["val"][known], torch.searchsorted(classes, labels["val"][known])
+    expected = probe(train, test, len(classes), 3, 1e-2)
+    seen = found[6]
+    assert {name: seen[f"{name}/LULC"] for name in expected} == pytest.approx(expected)
+
+
+def test_what_can_never_be_probed_is_refused_at_the_start(shards, tmp_path, capsys):
+    from pipeline.__main__ import main
+
+    everything = "[LULC,S2L2A,S1GRD,DEM]"
+    for change, words in (
+        ("monitor.probes={labels: [DEM]}", "only class maps"),
+        (f"monitor.probes={{labels: [LULC], without: {everything}}}", "nothing is left of the groups"),
+        ("monitor.sheet={source: [S2L2A], target: [DEM]}", "generates no tokens"),
+    ):
+        argv = [*arguments(tmp_path / "run", shards), "monitor.every_steps=2", change]
+        assert main(argv) == 2
+        assert words in capsys.readouterr().err
 
 
 def test_the_page_shows_reconstructions_beside_the_truth(runs, tmp_path):

@@ -25,6 +25,7 @@ from pipeline.evaluate.tokens import score_tokens
 from pipeline.stage2.layout import Layout, Stream
 from pipeline.stage2.model import MaskedTransformer
 from pipeline.stage2.samples import Content, SampleReader, collate
+from shards import Dataset
 from tests.pipeline.test_fusion import LAYOUT, build
 from tests.pipeline.test_fusion import MASKED as FUSED
 
@@ -239,33 +240,35 @@ def test_shares_of_neighbours_are_those_of_a_loop(k):
     assert np.allclose(found.numpy(), wanted, atol=1e-9)
 
 
-def reader(rows, part):
-    """As much of a reader as labels need: one part, shown whole."""
-    dataset = SimpleNamespace(
+def dataset(rows, part):
+    """As much of a data set as labels need: one part."""
+    found = SimpleNamespace(
         path="here",
         modalities=rows,
         read=lambda i, names: {names[0]: part} if part is not None else {},
     )
-    found = SimpleNamespace(
-        dataset=dataset, layout=SimpleNamespace(views=Views()), window=lambda name, x, view: x
-    )
-    return cast(SampleReader, found)
+    return cast(Dataset, found)
+
+
+def label(row, part, window=lambda x: x):
+    return label_of(dataset({}, part), row, 0, window)
 
 
 def test_labels_are_the_dominant_class_or_the_one_that_is_hot():
     row = modality("LULC")
     part = np.array([[[0, 0, 0], [4, 2, 2]]], dtype=np.uint8)
-    assert label_of(reader({"LULC": row}, part), row, 0) == 2
+    assert label(row, part) == 2
+    assert label(row, part, lambda x: x[:, :, :1]) == 4
     assert class_name(row, 2) == "trees"
-    assert label_of(reader({}, np.zeros_like(part)), row, 0) is None
-    assert label_of(reader({}, None), row, 0) is None
+    assert label(row, np.zeros_like(part)) is None
+    assert label(row, None) is None
     biome = modality("biome")
     hot = np.zeros(biome.num_bands, dtype=np.uint8)
     hot[3] = 1
-    assert label_of(reader({}, hot), biome, 0) == 3
+    assert label(biome, hot) == 3
     assert class_name(biome, 3) == "deserts"
     hot[0] = 1
-    assert label_of(reader({}, hot), biome, 0) is None
+    assert label(biome, hot) is None
 
 
 def test_probes_hide_the_label_and_what_says_it_in_words():
@@ -291,6 +294,6 @@ def test_probes_hide_the_label_and_what_says_it_in_words():
 def test_what_has_no_classes_is_no_label():
     rows = {"DEM": modality("DEM"), "LULC": modality("LULC")}
     with pytest.raises(ConfigError, match="DEM, a modality of kind image"):
-        label_row(reader(rows, None), "DEM")
+        label_row(dataset(rows, None), "DEM")
     with pytest.raises(ConfigError, match="names S1GRD; here has DEM, LULC"):
-        label_row(reader(rows, None), "S1GRD")
+        label_row(dataset(rows, None), "S1GRD")

@@ -1,0 +1,103 @@
+"""Probes of a MultiMAE that is still training: what `pipeline.engine.monitor` calls.
+
+RUN/metrics.jsonl    {"step", "monitor": {"linear/LULC", "knn/LULC", "most_frequent/LULC", "seconds"}}
+"""
+
+import copy
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from configs import ConfigError
+from configs.registry import modality
+from configs.schema import Modality, MultiMAERunConfig
+from pipeline.data.selection import select
+from pipeline.engine.distributed import env_rank, to_device
+from pipeline.evaluate.labels import label_of, label_row
+from pipeline.evaluate.probing import Known, Labelled, read_labelled
+from pipeline.multimae.model import MultiMAE
+from pipeline.multimae.objective import MultiMAEObjective
+from pipeline.multimae.samples import Masked, usable_patches
+
+
+class MultiMAEMonitor:
+    """A `Monitor` of one run. Raises ConfigError for what could never be seen.
+
+    Made before an engine takes the model: the first rank keeps a copy of it on the host.
+    """
+
+    def __init__(self, config: MultiMAERunConfig, objective: MultiMAEObjective):
+        self._config, self._objective = config, objective
+        self.every_steps = config.monitor.every_steps
+        self._rows = [label_row(objective.dataset, n) for n in config.monitor.probes.labels]
+        for row in self._rows:
+            if not self._groups(row):
+                told = ", ".join(g.name for g in objective.table.groups)
+                raise ConfigError(f"probes of {row.name}: nothing is left of the groups, {told}")
+        self._copy: nn.Module | None = None
+        if env_rank() == 0:
+            self._copy = copy.deepcopy(objective.model).eval().requires_grad_(False)
+
+    def take(self, model: nn.Module) -> None:
+        """Copy the weights, in fp32 whatever they are trained in."""
+        assert self._copy is not None
+        self._copy.load_state_dict(model.state_dict())
+
+    def look(
+        self, step: int, device: torch.device, progress: Callable[[], None]
+    ) -> dict[str, float]:
+        """Accuracies of both classifiers per label."""
+        assert isinstance(self._copy, MultiMAE)
+        model, values = self._copy.to(device), dict[str, float]()
+        try:
+            for row in self._rows:
+                progress()
+                labelled = self._labelled(row)
+                found = labelled.accuracies(lambda samples: self._features(model, samples))
+                values |= {f"{name}/{row.name}": value for name, value in found.items()}
+                values[f"most_frequent/{row.name}"] = labelled.describe()["most_frequent"]
+        finally:
+            model.to("cpu")
+        return values
+
+    def _groups(self, row: Modality) -> list[int]:
+        """Numbers of the groups that are shown: neither the label nor what says it in words."""
+        without = self._config.monitor.probes.without
+        hidden = {row.name, *(modality(name).name for name in without)}
+        groups = self._objective.table.groups
+        return [number for number, g in enumerate(groups) if g.modality not in hidden]
+
+    def _labelled(self, row: Modality) -> Labelled[Masked]:
+        config, held_out = self._config, self._objective.held_out
+        shown, table, dataset = self._groups(row), self._objective.table, self._objective.dataset
+
+        def read(i: int) -> Known[Masked] | None:
+            pixels = held_out.sample(i, np.random.default_rng(i))
+            usable = usable_patches(table, pixels.valid)
+            places = [table.groups[n].offset + usable[n] for n in shown]
+            visible = np.concatenate(places).astype(np.int64)
+            label = label_of(dataset, row, i, lambda part: held_out.centre(row, part))
+            if label is None or not len(visible):
+                return None
+            return Known(i, Masked(pixels, visible), label)
+
+        train, test = (
+            select(dataset, config.data, split, [row.name])
+            for split in (config.data.split, config.data.eval_split)
+        )
+        return read_labelled(row, config.monitor.probes, train, test, read)
+
+    @torch.no_grad()
+    def _features(self, model: MultiMAE, samples: Sequence[Known[Masked]]) -> Tensor:
+        """The mean of the encoded visible patches of each sample, [N, D]."""
+        device, parts = next(model.parameters()).device, []
+        for start in range(0, len(samples), self._config.monitor.batch):
+            chosen = samples[start : start + self._config.monitor.batch]
+            batch = to_device(self._objective.collate([s.shown for s in chosen]), device)
+            tokens = model.encode(batch, model.cut(batch))[:, model.config.num_global_tokens :]
+            real = batch.get("real", torch.ones_like(batch["where"], dtype=torch.bool))
+            share = real / real.sum(1, keepdim=True)
+            parts.append((tokens.float() * share[..., None]).sum(1).cpu())
+        return torch.cat(parts)
