@@ -236,7 +236,8 @@ def test_shares_of_neighbours_are_those_of_a_loop(k):
         weights = [math.exp(near[i] / 0.07) for i in chosen]
         for weight, i in zip(weights, chosen, strict=True):
             wanted[e] += weight / sum(weights) * labels[i]
-    found = neighbour_shares(*map(torch.from_numpy, (train, labels, test)), k)
+    known, asked = torch.from_numpy(train), torch.from_numpy(test)
+    found = neighbour_shares(known, torch.from_numpy(labels), asked, k)
     assert np.allclose(found.numpy(), wanted, atol=1e-9)
 
 
