@@ -28,7 +28,10 @@ def test_a_run_goes_on_from_another(stage2_argv, tmp_path):
     assert final_eval(tmp_path / "still") == pytest.approx(final_eval(out), rel=1e-4)
 
     more = [*again, f"out={tmp_path / 'more'}", "engine.num_steps=4"]
-    more += ["masked.pixels=[S2L2A,S1GRD,Landsat]", "masked.patch_px={S2L2A: 8, S1GRD: 8, Landsat: 4}"]
+    more += [
+        "masked.pixels=[S2L2A,S1GRD,Landsat]",
+        "masked.patch_px={S2L2A: 8, S1GRD: 8, Landsat: 4}",
+    ]
     output = run_ranks(more, 1, tmp_path / "third")
     assert "new: Landsat@px (not in the artifact)" in output
 

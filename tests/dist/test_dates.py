@@ -47,7 +47,10 @@ def seasons(tmp_path_factory):
 def test_every_date_is_tokenized_as_the_first_one(seasons):
     dataset = open_dataset(seasons / "shards")
     assert set(dataset.extras) == {extra_name(n) for n in (*NDVI, "LULC")}
-    tokenizer, views = ImageTokenizer.from_pretrained(seasons / "NDVI" / "artifact", "cpu"), Views(1, 2)
+    tokenizer, views = (
+        ImageTokenizer.from_pretrained(seasons / "NDVI" / "artifact", "cpu"),
+        Views(1, 2),
+    )
     first = dataset.extra_manifest("tok_NDVI")["info"]
     for name in NDVI:
         extra = extra_name(name)
@@ -57,7 +60,9 @@ def test_every_date_is_tokenized_as_the_first_one(seasons):
         image = dataset.read(i, [name])[name]
         assert isinstance(image, np.ndarray)
         windows = views.all(image, dataset.modalities[name], first["window_m"])
-        assert np.array_equal(dataset.read(i, [extra])[extra], tokenizer.tokenize(windows).reshape(2, -1))
+        assert np.array_equal(
+            dataset.read(i, [extra])[extra], tokenizer.tokenize(windows).reshape(2, -1)
+        )
 
 
 def test_it_trains_resumes_and_is_put_to_use(seasons, tmp_path):

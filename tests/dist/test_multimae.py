@@ -153,7 +153,10 @@ def test_what_can_never_be_probed_is_refused_at_the_start(shards, tmp_path, caps
     everything = "[LULC,S2L2A,S1GRD,DEM]"
     for change, words in (
         ("monitor.probes={labels: [DEM]}", "only class maps"),
-        (f"monitor.probes={{labels: [LULC], without: {everything}}}", "nothing is left of the groups"),
+        (
+            f"monitor.probes={{labels: [LULC], without: {everything}}}",
+            "nothing is left of the groups",
+        ),
         ("monitor.sheet={source: [S2L2A], target: [DEM]}", "generates no tokens"),
     ):
         argv = [*arguments(tmp_path / "run", shards), "monitor.every_steps=2", change]

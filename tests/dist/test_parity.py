@@ -14,7 +14,11 @@ ENGINES = {
     "zero-3": ["engine.zero_stage=3"],
     "offload": ["engine.zero_stage=2", "engine.offload.optimizer=cpu"],
     "offload-3": ["engine.zero_stage=3", "engine.offload.optimizer=cpu"],
-    "nvme": ["engine.zero_stage=1", "engine.offload.optimizer=nvme", "engine.offload.nvme_path=NVME"],
+    "nvme": [
+        "engine.zero_stage=1",
+        "engine.offload.optimizer=nvme",
+        "engine.offload.nvme_path=NVME",
+    ],
     "nvme-3": [
         "engine.zero_stage=3",
         "engine.offload.optimizer=nvme",

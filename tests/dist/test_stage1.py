@@ -94,7 +94,9 @@ def test_a_critic_and_a_codebook_survive_being_killed_bit_by_bit(shards, tmp_pat
     dice = random.Random(5)
     for number in range(3):
         ranks = Ranks(argv, 2, tmp_path / f"start-{number}")
-        begin = len(committed(out / "checkpoints")) and int(committed(out / "checkpoints")[0].name[5:])
+        begin = len(committed(out / "checkpoints")) and int(
+            committed(out / "checkpoints")[0].name[5:]
+        )
         ranks.wait_for(out / "checkpoints" / f"step-{begin + 8:08d}" / "MANIFEST.json")
         time.sleep(dice.random() * 0.2)
         ranks.kill()
@@ -104,7 +106,10 @@ def test_a_critic_and_a_codebook_survive_being_killed_bit_by_bit(shards, tmp_pat
     expected, found = final_state(straight), final_state(out)
     assert found.keys() == expected.keys()
     assert [name for name, value in expected.items() if not torch.equal(found[name], value)] == []
-    assert {"exp_avg/critic.net.first.weight", "momentum_buffer/encoder.to_latent.weight"} <= found.keys()
+    assert {
+        "exp_avg/critic.net.first.weight",
+        "momentum_buffer/encoder.to_latent.weight",
+    } <= found.keys()
 
 
 def test_crops_of_several_sizes_are_drawn_alike_on_all_ranks(shards, tmp_path):

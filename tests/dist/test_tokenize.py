@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from pipeline.data.tokens import extra_name
-from pipeline.stage1.artifact import ImageTokenizer
 from pipeline.data.views import Views
+from pipeline.stage1.artifact import ImageTokenizer
 from shards import open_dataset
 from tests.dist.conftest import TINY_TOKENIZER
 from tests.dist.ranks import Ranks, run_ranks
