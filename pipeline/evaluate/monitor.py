@@ -4,19 +4,18 @@ RUN/metrics.jsonl           {"step", "monitor": {"linear/LULC", "knn/LULC", "mos
 RUN/monitor/step-00000200/  what `python -m pipeline generate` writes, without scores
 """
 
-import copy
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import cast
 
-import torch
 from torch import nn
 
 from configs.schema import FusionRunConfig, GenerateConfig, MaskedRunConfig, SheetConfig
-from pipeline.engine.distributed import env_rank
 from pipeline.evaluate.labels import label_row
 from pipeline.evaluate.probing import Showing, given_for, labelled_tokens, represent
 from pipeline.evaluate.subject import Subject
+from pipeline.evaluate.watcher import Watcher, probed
+from pipeline.fusion.model import LateFusion
 from pipeline.generate.run import generate_samples
 from pipeline.generate.trained import Trained
 from pipeline.stage1.artifact import tokenizer_folder
@@ -26,40 +25,24 @@ from pipeline.stage2.objective import MaskedObjective
 FOLDER = "monitor"
 
 
-class RunMonitor:
-    """A `Monitor` of one run. Raises ConfigError or RunError for what could never be seen.
-
-    Made before an engine takes the model: the first rank keeps a copy of it on the host.
-    """
+class RunMonitor(Watcher[MaskedTransformer | LateFusion]):
+    """A `Monitor` of one run. Raises ConfigError or RunError for what could never be seen."""
 
     def __init__(self, config: MaskedRunConfig, objective: MaskedObjective):
+        super().__init__(config.monitor, cast(MaskedTransformer | LateFusion, objective.model))
         self._config, self._objective = config, objective
-        self.every_steps = config.monitor.every_steps
         self._rows = [label_row(objective.dataset, name) for name in config.monitor.probes.labels]
         self._given = [
             given_for(objective.layout, row, config.monitor.probes)[0] for row in self._rows
         ]
-        self._copy: Any = None
         self._drawing: Trained | None = None  # of the copy, with decoders and all that looks share
-        if env_rank() == 0:
-            self._copy = copy.deepcopy(objective.model).eval().requires_grad_(False)
         if config.monitor.sheet is not None:
             self._check(config.monitor.sheet)
 
-    def take(self, model: nn.Module) -> None:
-        """Copy the weights, in fp32 whatever they are trained in."""
-        self._copy.load_state_dict(model.state_dict())
-
-    def look(
-        self, step: int, device: torch.device, progress: Callable[[], None]
+    def see(
+        self, step: int, model: MaskedTransformer | LateFusion, progress: Callable[[], None]
     ) -> dict[str, float]:
         """Accuracies of probes; a sheet goes to the run's folder."""
-        try:
-            return self._look(step, self._copy.to(device), progress)
-        finally:
-            self._copy.to("cpu")
-
-    def _look(self, step: int, model: Any, progress: Callable[[], None]) -> dict[str, float]:
         config, reader = self._config, self._objective.reader
         kind = "fusion" if isinstance(config, FusionRunConfig) else "stage2"
         subject = Subject(kind, model, reader.normalisers)
@@ -68,15 +51,13 @@ class RunMonitor:
         for row, given in zip(self._rows, self._given, strict=True):
             progress()
             labelled = labelled_tokens(reader, row, config.data, config.monitor.probes)
-            for name, value in labelled.accuracies(represent(subject, given, showing)).items():
-                values[f"{name}/{row.name}"] = value
-            values[f"most_frequent/{row.name}"] = labelled.describe()["most_frequent"]
+            values |= probed(labelled, represent(subject, given, showing))
         if config.monitor.sheet is not None:
             progress()
             self._draw(config.monitor.sheet, model, step)
         return values
 
-    def _draw(self, sheet: SheetConfig, model: Any, step: int) -> None:
+    def _draw(self, sheet: SheetConfig, model: nn.Module, step: int) -> None:
         config = self._config
         asked = GenerateConfig(
             kind="generate", run=config.out, out=sheet_folder(config.out, step), data=config.data,

@@ -3,63 +3,45 @@
 RUN/metrics.jsonl    {"step", "monitor": {"linear/LULC", "knn/LULC", "most_frequent/LULC", "seconds"}}
 """
 
-import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from functools import partial
+from typing import cast
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from configs import ConfigError
 from configs.registry import modality
 from configs.schema import Modality, MultiMAERunConfig
 from pipeline.data.selection import select
-from pipeline.engine.distributed import env_rank, to_device
+from pipeline.engine.distributed import to_device
 from pipeline.evaluate.labels import label_of, label_row
 from pipeline.evaluate.probing import Known, Labelled, read_labelled
+from pipeline.evaluate.watcher import Watcher, probed
 from pipeline.multimae.model import MultiMAE
 from pipeline.multimae.objective import MultiMAEObjective
 from pipeline.multimae.samples import Masked, usable_patches
 
 
-class MultiMAEMonitor:
-    """A `Monitor` of one run. Raises ConfigError for what could never be seen.
-
-    Made before an engine takes the model: the first rank keeps a copy of it on the host.
-    """
+class MultiMAEMonitor(Watcher[MultiMAE]):
+    """A `Monitor` of one run. Raises ConfigError for what could never be seen."""
 
     def __init__(self, config: MultiMAERunConfig, objective: MultiMAEObjective):
+        super().__init__(config.monitor, cast(MultiMAE, objective.model))
         self._config, self._objective = config, objective
-        self.every_steps = config.monitor.every_steps
         self._rows = [label_row(objective.dataset, n) for n in config.monitor.probes.labels]
         for row in self._rows:
             if not self._groups(row):
                 told = ", ".join(g.name for g in objective.table.groups)
                 raise ConfigError(f"probes of {row.name}: nothing is left of the groups, {told}")
-        self._copy: nn.Module | None = None
-        if env_rank() == 0:
-            self._copy = copy.deepcopy(objective.model).eval().requires_grad_(False)
 
-    def take(self, model: nn.Module) -> None:
-        """Copy the weights, in fp32 whatever they are trained in."""
-        assert self._copy is not None
-        self._copy.load_state_dict(model.state_dict())
-
-    def look(
-        self, step: int, device: torch.device, progress: Callable[[], None]
-    ) -> dict[str, float]:
-        """Accuracies of both classifiers per label."""
-        assert isinstance(self._copy, MultiMAE)
-        model, values = self._copy.to(device), dict[str, float]()
-        try:
-            for row in self._rows:
-                progress()
-                labelled = self._labelled(row)
-                found = labelled.accuracies(lambda samples: self._features(model, samples))
-                values |= {f"{name}/{row.name}": value for name, value in found.items()}
-                values[f"most_frequent/{row.name}"] = labelled.describe()["most_frequent"]
-        finally:
-            model.to("cpu")
+    def see(self, step: int, model: MultiMAE, progress: Callable[[], None]) -> dict[str, float]:
+        """Accuracies of probes."""
+        values: dict[str, float] = {}
+        for row in self._rows:
+            progress()
+            values |= probed(self._labelled(row), partial(self._features, model))
         return values
 
     def _groups(self, row: Modality) -> list[int]:
@@ -90,7 +72,7 @@ class MultiMAEMonitor:
         return read_labelled(row, config.monitor.probes, train, test, read)
 
     @torch.no_grad()
-    def _features(self, model: MultiMAE, samples: Sequence[Known[Masked]]) -> Tensor:
+    def _features(self, model: MultiMAE, samples: list[Known[Masked]]) -> Tensor:
         """The mean of the encoded visible patches of each sample, [N, D]."""
         device, parts = next(model.parameters()).device, []
         for start in range(0, len(samples), self._config.monitor.batch):

@@ -4,7 +4,7 @@ Shapes: N samples, D width.
 """
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -64,7 +64,7 @@ class Labelled(Generic[T]):
             "most_frequent": sum(s.label == frequent for s in self.test) / len(self.test),
         }
 
-    def accuracies(self, features: Callable[[Sequence[Known[T]]], Tensor]) -> dict[str, float]:
+    def accuracies(self, features: Callable[[list[Known[T]]], Tensor]) -> dict[str, float]:
         """Of both classifiers, on the features [N, D] of samples."""
         known, asked = (
             (features(part), torch.tensor([self.classes.index(s.label) for s in part]))
@@ -118,12 +118,12 @@ def labelled_tokens(
 
 def represent(
     subject: Subject, given: InputSet, how: Showing
-) -> Callable[[Sequence[Known[Content]]], Tensor]:
+) -> Callable[[list[Known[Content]]], Tensor]:
     """What makes features of samples, given a set of inputs."""
     layout, device = subject.layout, subject.device
     streams = given.streams(layout)
 
-    def features(samples: Sequence[Known[Content]]) -> Tensor:
+    def features(samples: list[Known[Content]]) -> Tensor:
         parts = []
         for start in range(0, len(samples), how.batch):
             shown = [
