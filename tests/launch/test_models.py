@@ -132,7 +132,7 @@ def test_every_run_is_judged_on_labels_and_some_from_fresh_weights_too() -> None
             assert str(task.data.shards) == "runs/elsewhere/shards"
     assert steps["report"].after == tuple(judged)
     assert isinstance(steps["models/multimae/seed-0"].config, MultiMAERunConfig)
-    assert steps["models/multimae/seed-0"].config.engine.num_steps == 800
+    assert steps["models/multimae/seed-0"].config.engine.num_steps == 1200
 
 
 def test_a_comparison_that_judges_nothing_or_scratches_no_arm_is_refused() -> None:
