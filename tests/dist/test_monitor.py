@@ -69,7 +69,7 @@ def test_the_last_look_finds_what_evaluation_finds(runs: Path, tokens: Path, tmp
     command = [
         "evaluate", "--config", "configs/evaluate/small.yaml", f"run={run}", f"out={tmp_path / 'e'}",
         f"data.shards={tokens}", "data.eval_split=train", "num_samples=2", "without=[]", "alone=[]",
-        "probes.num_train=20", "probes.num_test=6",
+        "probes.num_train=20", "probes.num_test=6", "probes.without=[]",
     ]  # fmt: skip
     generate = [
         "generate", f"run={run}", f"out={tmp_path / 'g'}", f"data.shards={tokens}", "split=train",
