@@ -217,7 +217,7 @@ def _train(config: RunConfig) -> int:
 
         return train(
             config, _title(config), lambda _: MultiMAEObjective(config, dataset), record,
-            lambda objective: _multimae_monitor(config, objective),
+            lambda objective: _monitor(config, objective),
         )  # fmt: skip
     assert isinstance(config, Stage1Config)
     from configs.registry import modality
@@ -242,22 +242,18 @@ def _masked_objective(config: MaskedRunConfig, dataset: "SampleSet") -> "MaskedO
     return MaskedObjective(config, dataset)
 
 
-def _monitor(config: MaskedRunConfig, objective: "MaskedObjective") -> "Monitor | None":
-    if not config.monitor.every_steps:
-        return None
-    from pipeline.evaluate.monitor import RunMonitor
-
-    return RunMonitor(config, objective)
-
-
-def _multimae_monitor(
-    config: MultiMAERunConfig, objective: "MultiMAEObjective"
+def _monitor(
+    config: MaskedRunConfig | MultiMAERunConfig, objective: "MaskedObjective | MultiMAEObjective"
 ) -> "Monitor | None":
     if not config.monitor.every_steps:
         return None
-    from pipeline.evaluate.multimae_monitor import MultiMAEMonitor
+    if isinstance(config, MultiMAERunConfig):
+        from pipeline.evaluate.multimae_monitor import MultiMAEMonitor
 
-    return MultiMAEMonitor(config, objective)
+        return MultiMAEMonitor(config, cast("MultiMAEObjective", objective))
+    from pipeline.evaluate.monitor import RunMonitor
+
+    return RunMonitor(config, cast("MaskedObjective", objective))
 
 
 def _title(config: RunConfig) -> str:

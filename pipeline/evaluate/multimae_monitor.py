@@ -18,6 +18,7 @@ from pipeline.data.selection import select
 from pipeline.engine.distributed import to_device
 from pipeline.evaluate.labels import label_of, label_row
 from pipeline.evaluate.probing import Known, Labelled, read_labelled
+from pipeline.evaluate.subject import mean_where
 from pipeline.evaluate.watcher import Watcher, probed
 from pipeline.multimae.model import MultiMAE
 from pipeline.multimae.objective import MultiMAEObjective
@@ -80,6 +81,5 @@ class MultiMAEMonitor(Watcher[MultiMAE]):
             batch = to_device(self._objective.collate([s.shown for s in chosen]), device)
             tokens = model.encode(batch, model.cut(batch))[:, model.config.num_global_tokens :]
             real = batch.get("real", torch.ones_like(batch["where"], dtype=torch.bool))
-            share = real / real.sum(1, keepdim=True)
-            parts.append((tokens.float() * share[..., None]).sum(1).cpu())
+            parts.append(mean_where(tokens, real).cpu())
         return torch.cat(parts)

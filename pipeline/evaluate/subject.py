@@ -55,9 +55,7 @@ class Subject:
             return self.model.represent(batch).float()
         context = self.model.encode(batch)
         registers = self.masked.num_registers
-        tokens, real = context.tokens[:, registers:], batch["in_stream"] >= 0
-        share = real / real.sum(1, keepdim=True).clamp(min=1)
-        return (tokens.float() * share[..., None]).sum(1)
+        return mean_where(context.tokens[:, registers:], batch["in_stream"] >= 0)
 
     def untrained(self, seed: int) -> "Subject":
         """The same model with fresh weights, by which training can be told from architecture."""
@@ -71,6 +69,12 @@ class Subject:
             else:
                 twin = MaskedTransformer(self.layout, self.masked)
         return Subject(self.kind, twin.to(self.device).eval(), self.normalisers)
+
+
+def mean_where(tokens: Tensor, real: Tensor) -> Tensor:
+    """The mean [B, D] of those of the tokens [B, N, D] that are `real` [B, N]; zeros where none is."""
+    share = real / real.sum(1, keepdim=True).clamp(min=1)
+    return (tokens.float() * share[..., None]).sum(1)
 
 
 def load_subject(run: Path, device: torch.device) -> Subject:
