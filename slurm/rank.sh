@@ -12,27 +12,32 @@ shift
 export RANK=$SLURM_PROCID WORLD_SIZE=$SLURM_NTASKS LOCAL_RANK=$SLURM_LOCALID
 export LOCAL_WORLD_SIZE=$((SLURM_NTASKS / SLURM_NNODES))
 
-command='' early='' signalled=''
+# What srun started has to hear the signals, so it cannot wait for COMMAND in the foreground; and
+# `wait` loses the exit code where COMMAND ends at the moment of a signal (it answers -1). So a shell
+# between the two waits in the foreground, and tells the process id and then the exit code by a pipe.
+command='' early=''
 # shellcheck disable=SC2329 # the traps call it
 pass_on() {
-    signalled=yes
-    if [[ -n $command ]]; then kill -s "$1" "$command" 2>/dev/null; else early=$1; fi
+    early=$1
+    if [[ -n $command ]]; then kill -s "$1" "$command" 2>/dev/null; fi
 }
 trap 'pass_on USR1' USR1
 trap 'pass_on USR2' USR2
 trap 'pass_on TERM' TERM
 
-"$@" &
-command=$!
-if [[ -n $early ]]; then kill -s "$early" "$command" 2>/dev/null; fi
-
-# A signal ends `wait` before COMMAND has ended; asked again, it tells the code even afterwards.
-while :; do
-    signalled=''
-    wait "$command"
-    rc=$?
-    if [[ -z $signalled ]]; then break; fi
-done
+# Numbers that are free: PMI may have passed a socket by its number.
+exec {stdout}>&1
+exec {told}< <(
+    # A trap, not '': what is ignored here would be ignored in COMMAND too.
+    trap : USR1 USR2 TERM
+    # shellcheck disable=SC2016 # for the inner shell
+    bash -c 'stdout=$1; shift; echo "$$"; exec "$@" >&"$stdout" {stdout}>&-' rank.sh "$stdout" "$@"
+    echo "$?"
+)
+read -r -u "$told" command
+if [[ -n $early && -n $command ]]; then kill -s "$early" "$command" 2>/dev/null; fi
+# Nothing comes where the signal found that shell before its trap.
+read -r -u "$told" rc || rc=$((128 + $(kill -l "${early:-KILL}")))
 
 if ((rc != 0)); then
     # noclobber: the first one wins.
