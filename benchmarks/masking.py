@@ -25,8 +25,9 @@ import numpy as np
 from configs import load_config
 from configs.schema import MaskedConfig, Stage2Config
 from pipeline.data.views import Views
-from pipeline.stage2.layout import Kind, Layout, Stream
+from pipeline.stage2.layout import Layout
 from pipeline.stage2.masking import build_masking
+from pipeline.stage2.streams import Kind, Stream
 
 STRATEGIES: dict[str, dict[str, Any]] = {
     "dirichlet": {"kind": "dirichlet"},

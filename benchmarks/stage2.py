@@ -36,10 +36,11 @@ from pipeline.engine.distributed import World, to_device
 from pipeline.engine.flops import BACKWARD_FACTOR, FlopCounter, peak_flops
 from pipeline.generate.picking import Sampling
 from pipeline.generate.sampler import generate_tokens
-from pipeline.stage2.layout import Layout, Stream
+from pipeline.stage2.layout import Layout
 from pipeline.stage2.masking import build_masking
 from pipeline.stage2.model import MaskedTransformer
 from pipeline.stage2.samples import Content, Masked, collate
+from pipeline.stage2.streams import Stream
 
 BARRED, MIN_SHARE, MAX_MASKING_US = "4m-tiny", 0.34, 100.0
 TOKENS = ("S2L2A", "S1GRD", "DEM", "NDVI", "LULC")

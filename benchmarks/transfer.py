@@ -57,8 +57,9 @@ def make_run(folder: Path, bands: int, window_px: int) -> None:
     from pipeline.data.transforms import Normaliser
     from pipeline.data.views import Views
     from pipeline.stage2 import artifact
-    from pipeline.stage2.layout import Layout, Stream, with_offsets
+    from pipeline.stage2.layout import Layout
     from pipeline.stage2.model import MaskedTransformer
+    from pipeline.stage2.streams import Stream, with_offsets
     from shards.sources.own_rows import image_row
 
     side = window_px // PATCH_PX

@@ -36,6 +36,7 @@ from configs.schema.masking import (
     RandomMasking,
     SingleMasking,
     TubeMasking,
+    WholeMasking,
 )
 from configs.schema.modality import ClassInfo, Codec, Display, Modality
 from configs.schema.monitor import MonitorConfig, SheetConfig
@@ -169,5 +170,6 @@ __all__ = [
     "VQConfig",
     "WatchConfig",
     "WebDatasetSourceConfig",
+    "WholeMasking",
     "WordPieceConfig",
 ]

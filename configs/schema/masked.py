@@ -89,6 +89,13 @@ class MaskedConfig(TransformerConfig):
         inputs = {*pixels, *tokens, *(f"{n}@px" for n in pixels), *(f"{n}@tok" for n in tokens)}
         targets = {*asked, *(f"{n}@tok" for n in asked)}
         for entry in self.masking:
+            of = getattr(entry, "of", ())
+            for name in () if isinstance(of, str) else of:
+                if name not in inputs:
+                    raise ValueError(
+                        f"masking: `of` of {entry.kind} names {name}, which is no input; "
+                        f"inputs are {', '.join(sorted(inputs))}"
+                    )
             for key, names in (("alpha_input_by", inputs), ("alpha_target_by", targets)):
                 for name in getattr(entry, key, {}):
                     if name not in names:

@@ -66,11 +66,31 @@ class TubeMasking(_Shares):
     share: Share = 0.5
 
 
-class SingleMasking(_TargetShares):
-    """One modality alone is seen (4M's "rgb to all"); pixels where a sample has them, or `any`."""
+class _Whole(_TargetShares):
+    """`of`: the pixels of a modality, `any` modality, `metadata` (place or date), or one of a list.
+
+    A list names modalities or streams as `alpha_input_by` does. Samples that have none of them show any.
+    """
+
+    of: Literal["pixels", "any", "metadata"] | Annotated[tuple[str, ...], Field(min_length=1)] = (
+        "pixels"
+    )
+
+
+class SingleMasking(_Whole):
+    """One modality alone is seen (4M's "rgb to all")."""
 
     kind: Literal["single"] = "single"
-    of: Literal["pixels", "any"] = "pixels"
+
+
+class WholeMasking(_Whole):
+    """`num` modalities are seen, each as a whole as far as the budget goes; the first is one `of` those.
+
+    What generation from two sources shows, and every chain: give `num_input_tokens` room for that.
+    """
+
+    kind: Literal["whole"] = "whole"
+    num: int = Field(default=2, gt=0)
 
 
 class NothingMasking(_TargetShares):
@@ -83,6 +103,12 @@ class NothingMasking(_TargetShares):
 
 
 MaskingConfig = Annotated[
-    DirichletMasking | RandomMasking | BlockMasking | TubeMasking | SingleMasking | NothingMasking,
+    DirichletMasking
+    | RandomMasking
+    | BlockMasking
+    | TubeMasking
+    | SingleMasking
+    | WholeMasking
+    | NothingMasking,
     Field(discriminator="kind"),
 ]

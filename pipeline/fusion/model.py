@@ -24,6 +24,7 @@ from pipeline.engine.objective import StepOutput
 from pipeline.fusion.combine import COMBINERS
 from pipeline.fusion.pooling import nearness, pool
 from pipeline.layers.blocks import MlpBlock, init_transformer
+from pipeline.layers.codes import init_codes
 from pipeline.stage2.layout import Layout
 from pipeline.stage2.loss import masked_loss
 
@@ -86,7 +87,7 @@ class LateFusion(nn.Module):
 
     def _init_embeddings(self) -> None:
         """As in stage 2: what meets has comparable variance, fresh logits have unit variance."""
-        nn.init.normal_(self.code_embed.weight, std=self.code_embed.embedding_dim**-0.5)
+        init_codes(self.code_embed.weight, self.layout.runs)
         nn.init.normal_(self.stream_embed.weight, std=0.5)
         for proj in self.latent_proj.values():
             assert isinstance(proj, nn.Linear)

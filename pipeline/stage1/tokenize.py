@@ -192,11 +192,20 @@ def untrained_info(name: str, row: Modality, coordinates: str = "cells") -> dict
     }
     if row.kind == "coordinates":
         scheme = COORDINATE_SCHEMES[coordinates]
-        info |= {"tokenizer": scheme.version, "num_tokens": len(scheme.sizes)}
-        info["vocab_size"] = scheme.vocab_size
+        info |= _counted(scheme.version, scheme.sizes)
     elif row.kind == "date":
-        info |= {"tokenizer": VERSION, "num_tokens": len(DATE_SIZES), "vocab_size": sum(DATE_SIZES)}
+        info |= _counted(VERSION, DATE_SIZES)
     return info
+
+
+def _counted(version: str, sizes: Sequence[int]) -> dict[str, Any]:
+    """Of tokens that count something, such as months: runs of codes whose neighbours mean nearly the same."""
+    return {
+        "tokenizer": version,
+        "num_tokens": len(sizes),
+        "vocab_size": sum(sizes),
+        "runs": list(sizes),
+    }
 
 
 def _smallest(codes: np.ndarray, vocab_size: int) -> np.ndarray:

@@ -34,8 +34,9 @@ from pipeline.layers.positions import (
 )
 from pipeline.layers.standardise import Standardise
 from pipeline.stage2 import artifact
-from pipeline.stage2.layout import Layout, Stream
+from pipeline.stage2.layout import Layout
 from pipeline.stage2.model import make_date_embed, style_of
+from pipeline.stage2.streams import Stream
 
 
 class Encoder(nn.Module):

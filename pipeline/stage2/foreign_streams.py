@@ -15,7 +15,7 @@ from torch import Tensor
 
 from configs.registry import modality, modality_registry
 from pipeline.engine.errors import RunError
-from pipeline.stage2.layout import Stream, with_offsets
+from pipeline.stage2.streams import Stream, with_offsets
 
 EMBEDDING = re.compile(r"(encoder|decoder)_embeddings\.([^.]+)\.(.+)")
 MAX_TOKENS = {"captions": 256, "coordinates": 4}

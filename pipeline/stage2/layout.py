@@ -6,9 +6,9 @@ dates has a stream for each, which share their ranges: only the embedding of the
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -16,12 +16,11 @@ from torch import Tensor
 from configs import ConfigError
 from configs.registry import in_registry_order, modality
 from configs.schema import MaskedConfig, Modality
-from configs.schema.modality import dated
 from pipeline.data.tokens import extra_name
 from pipeline.data.views import Views
 from pipeline.layers.positions import grid_centres, grid_positions, sincos
+from pipeline.stage2.streams import Kind, Stream, form_key, on_dates, with_offsets
 
-Kind = Literal["pixels", "map", "sequence", "set"]
 _KINDS: dict[str, Kind] = {
     "image": "map",
     "classes": "map",
@@ -29,58 +28,6 @@ _KINDS: dict[str, Kind] = {
     "coordinates": "set",
     "date": "set",
 }
-
-
-@dataclass(frozen=True)
-class Stream:
-    """One modality in one form.
-
-    `map` tokens lie on a grid, `set` tokens have fixed meanings and are predicted like map tokens,
-    `sequence` tokens are predicted one after another. The last `num_sentinels` codes of a vocabulary
-    stand for spans of tokens that were taken out. `date` is the number of the date among those of the
-    modality; None where the model is not told the day.
-    """
-
-    name: str
-    modality: str
-    kind: Kind
-    num_positions: int
-    is_input: bool
-    is_target: bool
-    patch_m: float = 0.0
-    grid: tuple[int, int] | None = None
-    patch_px: int = 0
-    num_bands: int = 0
-    vocab_size: int = 0
-    position_offset: int = 0
-    vocab_offset: int = 0
-    num_sentinels: int = 0
-    date: int | None = None
-
-    @property
-    def part(self) -> str:
-        """The modality on this date, as shards name it."""
-        return dated(self.modality, self.date or 0)
-
-    @property
-    def places(self) -> slice:
-        """Its rows of the table of positions."""
-        return slice(self.position_offset, self.position_offset + self.num_positions)
-
-    @property
-    def codes(self) -> slice:
-        """Its rows of tables of codes."""
-        return slice(self.vocab_offset, self.vocab_offset + self.vocab_size)
-
-    @property
-    def first_sentinel(self) -> int:
-        """Code of sentinel 0; all codes below it are tokens."""
-        return self.vocab_size - self.num_sentinels
-
-    @property
-    def patch_values(self) -> int:
-        """Numbers in one flattened pixel patch."""
-        return self.patch_px**2 * self.num_bands
 
 
 @dataclass(frozen=True)
@@ -117,8 +64,8 @@ class Layout:
     @cached_property
     def form_of(self) -> tuple[int, ...]:
         """Of each stream the number of its form."""
-        number = {_form(s): i for i, s in enumerate(self.forms)}
-        return tuple(number[_form(s)] for s in self.streams)
+        number = {form_key(s): i for i, s in enumerate(self.forms)}
+        return tuple(number[form_key(s)] for s in self.streams)
 
     @property
     def num_positions(self) -> int:
@@ -127,6 +74,15 @@ class Layout:
     @property
     def vocab_size(self) -> int:
         return sum(s.vocab_size for s in self.forms)
+
+    @property
+    def runs(self) -> list[tuple[int, int]]:
+        """Of codes that count something, the first row in tables of codes and how many there are."""
+        return [
+            (s.vocab_offset + sum(s.runs[:k]), length)
+            for s in self.forms
+            for k, length in enumerate(s.runs)
+        ]
 
     def index(self, name: str) -> int:
         """Place of a stream. Raises KeyError when there is none of that name."""
@@ -166,7 +122,13 @@ class Layout:
     @classmethod
     def from_dict(cls, record: dict[str, Any]) -> "Layout":
         streams = tuple(
-            Stream(**{**s, "grid": tuple(s["grid"]) if s["grid"] else None})
+            Stream(
+                **{
+                    **s,
+                    "grid": tuple(s["grid"]) if s["grid"] else None,
+                    "runs": tuple(s.get("runs", ())),
+                }
+            )
             for s in record["streams"]
         )
         return cls(streams, record["window_m"], Views(**record["views"]), record["token_info"])
@@ -281,27 +243,5 @@ def _token_stream(name: str, config: MaskedConfig, info: dict[str, Any]) -> Stre
         is_input=is_input, is_target=is_target,
         patch_m=info["window_m"] / grid[0] if grid else 0.0,
         grid=grid, vocab_size=info["vocab_size"] + num_sentinels, num_sentinels=num_sentinels,
+        runs=tuple(info.get("runs", ())),
     )  # fmt: skip
-
-
-def on_dates(stream: Stream, count: int) -> list[Stream]:
-    """A stream on each of `count` dates; 0: as it is, on a day that the model is not told."""
-    form = stream.name.removeprefix(stream.modality)
-    dates = [replace(stream, name=dated(stream.modality, k) + form, date=k) for k in range(count)]
-    return dates or [stream]
-
-
-def _form(stream: Stream) -> tuple[str, bool]:
-    return stream.modality, stream.kind == "pixels"
-
-
-def with_offsets(streams: list[Stream]) -> list[Stream]:
-    """The streams with their ranges in the tables of positions and codes, in the order given."""
-    offsets: dict[tuple[str, bool], tuple[int, int]] = {}
-    positions, codes = 0, 0
-    for s in streams:
-        if _form(s) not in offsets:
-            offsets[_form(s)] = positions, codes
-            positions, codes = positions + s.num_positions, codes + s.vocab_size
-    placed = [(s, *offsets[_form(s)]) for s in streams]
-    return [replace(s, position_offset=at, vocab_offset=code) for s, at, code in placed]

@@ -5,6 +5,7 @@ Shapes: B batch, N input tokens, K target tokens, D width, V codes of one stream
 - pixel patches enter through one linear layer per pixel stream; only chosen patches are embedded;
 - positions are fixed sine-cosine codes on the ground; each stream adds a learned vector, and where the
   layout has days a linear embedding of the day's sines and cosines, in encoder and decoder alike;
+- codes that count something, as those of places and days do, start alike where they are near;
 - dates of one modality share projection, codes, head and learned vector;
 - the decoder attends within a stream (causally in sequences) and to all encoded tokens;
 - `embeddings: 4m` differs in what 4M and TerraMind do otherwise, so that their weights fit: a second
@@ -27,6 +28,7 @@ from pipeline.data.loader import Batch
 from pipeline.engine.objective import StepOutput
 from pipeline.layers.attention import Rotation
 from pipeline.layers.blocks import BlockStyle, DecoderBlock, EncoderBlock, init_transformer
+from pipeline.layers.codes import init_codes
 from pipeline.layers.dates import NUM_FEATURES
 from pipeline.layers.positions import PlaceTable, distance_bias, head_slopes, rotation
 from pipeline.stage2.layout import Layout
@@ -119,7 +121,7 @@ class MaskedTransformer(nn.Module):
         """Content, stream and position meet with comparable variance; fresh logits have about unit
         variance, because the tied table enters scaled by sqrt(D) and leaves unscaled.
         """
-        nn.init.normal_(self.code_embed.weight, std=self.code_embed.embedding_dim**-0.5)
+        init_codes(self.code_embed.weight, self.layout.runs)
         nn.init.normal_(self.stream_embed.weight, std=0.5)
         nn.init.normal_(self.mask_embed, std=0.5)
         if self.date_embed is not None:

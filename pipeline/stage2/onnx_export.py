@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from configs import ConfigError
 from pipeline.layers.merge import Merge
 from pipeline.stage2.encoder import Encoder
-from pipeline.stage2.layout import Stream
+from pipeline.stage2.streams import Stream
 
 
 class LastLayer(nn.Module):

@@ -29,8 +29,9 @@ from pipeline.data.loader import Batch
 from pipeline.data.tokens import BOS, extra_name
 from pipeline.data.transforms import Normaliser
 from pipeline.layers.dates import NUM_FEATURES, date_features
-from pipeline.stage2.layout import Layout, Stream
+from pipeline.stage2.layout import Layout
 from pipeline.stage2.masking import Mixture, Selection
+from pipeline.stage2.streams import Stream
 from pipeline.stage2.weighing import by_modality
 from shards import SampleSet
 

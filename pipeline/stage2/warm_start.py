@@ -18,8 +18,9 @@ from configs.schema.transformer import TransformerConfig
 from pipeline.data.transforms import Normaliser
 from pipeline.layers.positions import grid_positions, resized_positions, sincos
 from pipeline.stage2 import artifact
-from pipeline.stage2.layout import Layout, Stream
+from pipeline.stage2.layout import Layout
 from pipeline.stage2.model import MaskedTransformer
+from pipeline.stage2.streams import Stream
 
 _PER_STREAM = (
     "code_embed.", "target_embed.", "stream_embed.", "positions.", "patch_proj.", "log_variance"

@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 
 from configs.schema import MaskedConfig
 from pipeline.data.views import Views
-from pipeline.stage2.layout import Layout, Stream, on_dates
+from pipeline.stage2.layout import Layout
 from pipeline.stage2.masking import Mixture, Selection, build_masking
+from pipeline.stage2.streams import Stream, on_dates
 
 ROLES = {"both": (True, True), "input": (True, False), "target": (False, True)}
 

@@ -18,8 +18,9 @@ from pipeline.generate.climatology import (
     Climatology,
     Whereabouts,
 )
-from pipeline.stage2.layout import Layout, Stream
+from pipeline.stage2.layout import Layout
 from pipeline.stage2.samples import SampleReader
+from pipeline.stage2.streams import Stream
 from shards import Dataset, open_dataset
 from shards.build import build
 

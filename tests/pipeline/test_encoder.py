@@ -12,10 +12,11 @@ from pipeline.layers.positions import grid_positions, resized_positions
 from pipeline.layers.standardise import Standardise
 from pipeline.stage2 import artifact
 from pipeline.stage2.encoder import Encoder
-from pipeline.stage2.layout import Layout, Stream, with_offsets
+from pipeline.stage2.layout import Layout
 from pipeline.stage2.masking import Selection
 from pipeline.stage2.model import MaskedTransformer
 from pipeline.stage2.samples import Content, Masked, collate
+from pipeline.stage2.streams import Stream, with_offsets
 from tests.pipeline.test_stage2_model import CONFIG, STYLES
 
 # Two images of one window, one of them twice as coarse, a class map and a text.

@@ -22,9 +22,10 @@ from pipeline.evaluate.probing import given_for
 from pipeline.evaluate.run import most_complete
 from pipeline.evaluate.subject import Subject
 from pipeline.evaluate.tokens import score_tokens
-from pipeline.stage2.layout import Layout, Stream
+from pipeline.stage2.layout import Layout
 from pipeline.stage2.model import MaskedTransformer
 from pipeline.stage2.samples import Content, SampleReader, collate
+from pipeline.stage2.streams import Stream
 from shards import Dataset
 from tests.pipeline.test_fusion import LAYOUT, build
 from tests.pipeline.test_fusion import MASKED as FUSED

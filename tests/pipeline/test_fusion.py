@@ -12,9 +12,10 @@ from pipeline.fusion.combine import Gated
 from pipeline.fusion.model import LateFusion
 from pipeline.fusion.pooling import nearness, pool
 from pipeline.layers.positions import METRES_PER_UNIT
-from pipeline.stage2.layout import Layout, Stream
+from pipeline.stage2.layout import Layout
 from pipeline.stage2.masking import Selection
 from pipeline.stage2.samples import Content, Masked, collate
+from pipeline.stage2.streams import Stream
 from tests.pipeline.gradients import check_mixed_batch, order_of_use
 
 LAYOUT = Layout(

@@ -39,6 +39,9 @@ ENTRIES: list[dict[str, Any]] = [
     {"kind": "tube", "share": 0.7},
     {"kind": "single"},
     {"kind": "single", "of": "any"},
+    {"kind": "whole", "of": "any"},
+    {"kind": "whole", "num": 3},
+    {"kind": "single", "of": "metadata"},
     {"kind": "nothing"},
     {"kind": "dirichlet", "modality_dropout": 0.6},
     {"kind": "tube", "modality_dropout": 0.6},
@@ -182,6 +185,32 @@ def test_single_shows_one_stream_alone_pixels_where_there_are_any():
     assert {next(iter(s)) for s in seen} == {0, 1, 2, 3, 4}
     without = [set(c.inputs) for c in draws({"kind": "single"}, available=ALL * [0, 1, 1, 1, 1])]
     assert {next(iter(s)) for s in without} == {1, 2, 3, 4}
+    assert all(set(c.inputs) == {4} for c in draws({"kind": "single", "of": "metadata"}, times=50))
+    entry = {"kind": "single", "of": ["place", "b@tok"]}
+    assert {next(iter(c.inputs)) for c in draws(entry)} == {2, 4}
+    without = [set(c.inputs) for c in draws(entry, available=ALL * [1, 1, 0, 1, 0])]
+    assert {next(iter(s)) for s in without} == {0, 1, 3}
+
+
+def test_whole_shows_some_modalities_each_in_one_form_and_all_of_it():
+    layout = layout_of(
+        stream("x", "pixels", 4), stream("x", "map", 4), stream("y", "map", 3),
+        stream("z", "map", 3, "target"),
+    )  # fmt: skip
+    available = np.array([16, 16, 9, 9])
+    entry = {"kind": "whole", "of": "any"}
+    found = [c.inputs for c in draws(entry, layout=layout, available=available, num_in=25)]
+    assert {frozenset(i) for i in found} == {frozenset({0, 2}), frozenset({1, 2})}
+    assert all(len(i[2]) == 9 for i in found)
+    assert all(len(places) == 16 for i in found for n, places in i.items() if n != 2)
+    # What is too much for the budget is shared out in proportion.
+    short = draws(entry, layout=layout, available=available, num_in=10, times=50)
+    assert all(sorted(len(p) for p in c.inputs.values()) == [4, 6] for c in short)
+    # One that is alone is seen alone.
+    alone = draws(entry, layout=layout, available=np.array([0, 0, 9, 9]), num_in=25, times=50)
+    assert all(set(c.inputs) == {2} for c in alone)
+    first = draws({**entry, "of": ["place"], "num": 3}, available=ALL * [1, 1, 1, 0, 1], num_in=40)
+    assert all(4 in c.inputs and len(c.inputs) == 3 for c in first)
 
 
 def test_nothing_shows_nothing_and_asks_for_all_it_may():
@@ -235,6 +264,10 @@ def test_alone_a_text_is_written_and_of_two_one_is_read():
 def test_unknown_names_and_kinds_are_told():
     with pytest.raises(ValidationError, match="alpha_target_by names px@px, which is no target"):
         make(LAYOUT, {"kind": "dirichlet", "alpha_target_by": {"px@px": 1.0}})
+    with pytest.raises(
+        ValidationError, match="of single names places, which is no input; inputs are a"
+    ):
+        make(LAYOUT, {"kind": "single", "of": ["place", "places"]})
     with pytest.raises(ValidationError, match="at least one strategy"):
         MaskedConfig.model_validate({"tokens": ["a"], "targets": ["a"], "masking": []})
 

@@ -13,11 +13,12 @@ from pipeline.data.views import Views
 from pipeline.generate.picking import Sampling
 from pipeline.generate.sampler import generate_tokens
 from pipeline.inspection.assumed import AssumedData
-from pipeline.stage2.layout import Layout, Stream, build_layout
+from pipeline.stage2.layout import Layout, build_layout
 from pipeline.stage2.masking import Selection
 from pipeline.stage2.masking.span import Spans, drop_spans
 from pipeline.stage2.model import MaskedTransformer
 from pipeline.stage2.samples import Content, Masked, collate
+from pipeline.stage2.streams import Stream
 from tests.pipeline.masking_layouts import count, layout_of, make, stream
 
 

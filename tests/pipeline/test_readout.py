@@ -10,8 +10,9 @@ from configs.load import parse_config
 from configs.schema import DataConfig, ShardsConfig
 from pipeline.data.views import Views
 from pipeline.generate.readout import Readout
-from pipeline.stage2.layout import Layout, Stream
+from pipeline.stage2.layout import Layout
 from pipeline.stage2.samples import Content, SampleReader
+from pipeline.stage2.streams import Stream
 from shards import DamagedError, open_dataset
 from shards.build import build
 

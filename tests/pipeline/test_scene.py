@@ -21,8 +21,9 @@ from pipeline.generate.scene import _score
 from pipeline.stage1.artifact import ImageTokenizer, fingerprint
 from pipeline.stage1.tokenizer import Tokenizer
 from pipeline.stage2 import artifact
-from pipeline.stage2.layout import Layout, Stream
+from pipeline.stage2.layout import Layout
 from pipeline.stage2.model import MaskedTransformer
+from pipeline.stage2.streams import Stream
 
 SIDE, PATCH = 24, 8
 GRID = (SIDE // PATCH, SIDE // PATCH)

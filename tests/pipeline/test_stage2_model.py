@@ -6,11 +6,12 @@ import torch
 
 from configs.schema import MaskedConfig
 from pipeline.data.views import Views
-from pipeline.stage2.layout import Layout, Stream
+from pipeline.stage2.layout import Layout
 from pipeline.stage2.loss import num_inputs, summarise_inputs
 from pipeline.stage2.masking import Selection
 from pipeline.stage2.model import MaskedTransformer
 from pipeline.stage2.samples import Content, Masked, collate
+from pipeline.stage2.streams import Stream
 from pipeline.stage2.weighing import weighing
 from tests.pipeline.gradients import check_mixed_batch, order_of_use
 

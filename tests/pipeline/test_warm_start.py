@@ -13,10 +13,11 @@ from pipeline.data.transforms import Normaliser
 from pipeline.engine.build import build_engine
 from pipeline.layers.positions import resized_positions
 from pipeline.stage2 import artifact
-from pipeline.stage2.layout import Layout, Stream, with_offsets
+from pipeline.stage2.layout import Layout
 from pipeline.stage2.masking import Selection
 from pipeline.stage2.model import MaskedTransformer
 from pipeline.stage2.samples import Content, Masked, collate
+from pipeline.stage2.streams import Stream, with_offsets
 from pipeline.stage2.warm_start import plan_start, warm_start
 from tests.engine.team import alone
 from tests.pipeline.test_encoder import LAYOUT, NORMALISERS

@@ -22,8 +22,9 @@ from pipeline.stage1.artifact import ImageTokenizer, fingerprint
 from pipeline.stage1.tokenizer import Tokenizer
 from pipeline.stage2 import artifact as of_stage2
 from pipeline.stage2.encoder import Encoder
-from pipeline.stage2.layout import Layout, Stream, with_offsets
+from pipeline.stage2.layout import Layout
 from pipeline.stage2.model import MaskedTransformer
+from pipeline.stage2.streams import Stream, with_offsets
 from pipeline.transfer.backbone import Backbone, fitting_window
 from pipeline.transfer.feed import hidden, turned
 from pipeline.transfer.opening import open_backbone

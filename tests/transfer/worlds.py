@@ -10,8 +10,9 @@ from configs.schema import TaskConfig
 from pipeline.data.transforms import Normaliser
 from pipeline.data.views import Views
 from pipeline.stage2 import artifact
-from pipeline.stage2.layout import Layout, Stream, with_offsets
+from pipeline.stage2.layout import Layout
 from pipeline.stage2.model import MaskedTransformer
+from pipeline.stage2.streams import Stream, with_offsets
 from pipeline.transfer.backbone import Backbone
 from pipeline.transfer.opening import open_backbone
 from pipeline.transfer.task import LabelledSamples, Task

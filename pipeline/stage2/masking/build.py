@@ -10,6 +10,7 @@ from configs.schema import (
     NothingMasking,
     RandomMasking,
     SingleMasking,
+    WholeMasking,
 )
 from pipeline.stage2.layout import Layout
 from pipeline.stage2.masking.block import draw_blocks
@@ -20,9 +21,9 @@ from pipeline.stage2.masking.hiding import Hiding
 from pipeline.stage2.masking.mixture import Mixture
 from pipeline.stage2.masking.nothing import Nothing
 from pipeline.stage2.masking.selection import Strategy
-from pipeline.stage2.masking.single import Single
 from pipeline.stage2.masking.tube import draw_places
 from pipeline.stage2.masking.uniform import Random
+from pipeline.stage2.masking.whole import Whole
 
 
 def build_masking(config: MaskedConfig, layout: Layout) -> Mixture:
@@ -45,7 +46,9 @@ def _build(config: MaskingConfig, layout: Layout, drawing: Drawing) -> Strategy:
         blocks = partial(draw_blocks, share=config.share, num_blocks=config.num_blocks)
         strategy = Hiding(config, layout, drawing, blocks)
     elif isinstance(config, SingleMasking):
-        strategy = Single(config, layout, drawing)
+        strategy = Whole(config, 1, layout, drawing)
+    elif isinstance(config, WholeMasking):
+        strategy = Whole(config, config.num, layout, drawing)
     elif isinstance(config, NothingMasking):
         strategy = Nothing(config, layout, drawing)
     else:

@@ -6,7 +6,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from pipeline.stage2.layout import Stream
+from pipeline.stage2.streams import Stream
 
 
 @dataclass(frozen=True)
