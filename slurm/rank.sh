@@ -15,10 +15,10 @@ export LOCAL_WORLD_SIZE=$((SLURM_NTASKS / SLURM_NNODES))
 # What srun started has to hear the signals, so it cannot wait for COMMAND in the foreground; and
 # `wait` loses the exit code where COMMAND ends at the moment of a signal (it answers -1). So a shell
 # between the two waits in the foreground, and tells the process id and then the exit code by a pipe.
-command='' early=''
+command='' received=''
 # shellcheck disable=SC2329 # the traps call it
 pass_on() {
-    early=$1
+    received=$1
     if [[ -n $command ]]; then kill -s "$1" "$command" 2>/dev/null; fi
 }
 trap 'pass_on USR1' USR1
@@ -31,13 +31,18 @@ exec {told}< <(
     # A trap, not '': what is ignored here would be ignored in COMMAND too.
     trap : USR1 USR2 TERM
     # shellcheck disable=SC2016 # for the inner shell
-    bash -c 'stdout=$1; shift; echo "$$"; exec "$@" >&"$stdout" {stdout}>&-' rank.sh "$stdout" "$@"
-    echo "$?"
+    bash -c 'stdout=$1; shift; echo "pid $$"; exec "$@" >&"$stdout" {stdout}>&-' rank.sh "$stdout" "$@"
+    echo "code $?"
 )
-read -r -u "$told" command
-if [[ -n $early && -n $command ]]; then kill -s "$early" "$command" 2>/dev/null; fi
-# Nothing comes where the signal found that shell before its trap.
-read -r -u "$told" rc || rc=$((128 + $(kill -l "${early:-KILL}")))
+read -r -u "$told" what value
+# No pid comes where the signal found the inner shell before it was COMMAND.
+if [[ $what == pid ]]; then
+    command=$value
+    if [[ -n $received ]]; then kill -s "$received" "$command" 2>/dev/null; fi
+    read -r -u "$told" what value
+fi
+# And nothing at all where it found the shell between before its trap.
+rc=${value:-$((128 + $(kill -l "${received:-KILL}")))}
 
 if ((rc != 0)); then
     # noclobber: the first one wins.
