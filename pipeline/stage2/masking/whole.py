@@ -22,23 +22,25 @@ class Whole:
     def __init__(
         self, config: SingleMasking | WholeMasking, num: int, layout: Layout, drawing: Drawing
     ):
-        self._num, self._drawing = num, drawing
-        self._first, self._any = _streams(config.of, layout), layout.inputs
+        self._drawing, self._any = drawing, layout.inputs
+        self._turns = (_streams(config.of, layout), *[layout.inputs] * (num - 1))
         self._modality = [s.modality for s in layout.streams]
         self._targets = target_shares(config, layout)
 
     def __call__(self, rng: np.random.Generator, present: Present) -> Selection:
-        readable = present.readable
+        readable, modality = present.readable, self._modality
         seen = [0] * len(readable)
-        choices = [i for i in self._first if readable[i]] or [i for i in self._any if readable[i]]
-        for _ in range(self._num):
+        # A modality in one form only: not the pixels of what is seen as tokens.
+        known: list[str] = []
+        for turn in self._turns:
+            choices = [i for i in turn if readable[i] and modality[i] not in known]
+            if not choices:
+                choices = [i for i in self._any if readable[i] and modality[i] not in known]
             if not choices:
                 break
             chosen = choices[int(rng.random() * len(choices))]
             seen[chosen] = readable[chosen]
-            # Not the pixels of what is seen as tokens.
-            known = {self._modality[i] for i, n in enumerate(seen) if n}
-            choices = [i for i in self._any if readable[i] and self._modality[i] not in known]
+            known.append(modality[chosen])
         return self._drawing(rng, Present(present.available, seen), proportional, self._targets)
 
 
