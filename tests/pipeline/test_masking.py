@@ -192,6 +192,15 @@ def test_single_shows_one_stream_alone_pixels_where_there_are_any():
     assert {next(iter(s)) for s in without} == {0, 1, 3}
 
 
+@pytest.mark.parametrize(("kind", "size"), [("set", 1), ("sequence", 6)])
+def test_the_only_target_is_asked_for_and_another_modality_is_seen_in_its_place(kind, size):
+    layout = layout_of(stream("x", "pixels", 2), stream("only", kind, size))
+    for of in ("any", ["only"]):
+        entry = {"kind": "single", "of": of}
+        for chosen in draws(entry, layout=layout, available=np.array([4, size]), times=50):
+            assert (set(chosen.inputs), set(chosen.targets)) == ({0}, {1})
+
+
 def test_whole_shows_some_modalities_each_in_one_form_and_all_of_it():
     layout = layout_of(
         stream("x", "pixels", 4), stream("x", "map", 4), stream("y", "map", 3),

@@ -41,7 +41,12 @@ class Whole:
             chosen = choices[int(rng.random() * len(choices))]
             seen[chosen] = readable[chosen]
             known.append(modality[chosen])
-        return self._drawing(rng, Present(present.available, seen), proportional, self._targets)
+        selection = self._drawing(rng, Present(present.available, seen), proportional, self._targets)
+        others = [0 if s else n for n, s in zip(readable, seen, strict=True)]
+        if selection.inputs or not any(others):
+            return selection
+        # The only token or text that can be asked for was to be seen: another modality is seen instead.
+        return self(rng, Present(present.available, others))
 
 
 def _streams(of: str | Collection[str], layout: Layout) -> tuple[int, ...]:
