@@ -5,17 +5,19 @@
 #   PYTHON=python3.12       the interpreter the .venv is made with
 #   TORCH="torch==2.13.0"   what pip is asked for first, such as another version or a CPU index
 #   ARGS="..."              more arguments for the command of the target
+#   ROUNDS=10               how many times `make search` looks
 
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
 ARGS ?=
+ROUNDS ?= 10
 
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test quick test-dist test-cluster lint fmt types imports clean
+.PHONY: help demo test quick search test-dist test-public test-cluster lint fmt types imports clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -40,6 +42,13 @@ test: $(VENV)/.dev ## all checks and all tests
 # A file's tests stay together: they share what they made.
 quick: $(VENV)/.dev ## the tests that need one process
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile $(ARGS)
+
+# Elsewhere the examples are the same each time. What is found here becomes a test of its own.
+search: $(VENV)/.dev ## property tests on new random examples, ROUNDS times or until one fails
+	@for round in $$(seq $(ROUNDS)); do \
+	    OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 -q --hypothesis-profile=search \
+	        -m "hypothesis and not (dist or mpi or browser or demo or cluster)" $(ARGS) || exit; \
+	done
 
 test-dist: $(VENV)/.dev ## the tests that need several ranks, MPI or a browser
 	$(BIN)/python -m pytest -m "dist or mpi or browser" $(ARGS)
