@@ -41,7 +41,9 @@ class Whole:
             chosen = choices[int(rng.random() * len(choices))]
             seen[chosen] = readable[chosen]
             known.append(modality[chosen])
-        selection = self._drawing(rng, Present(present.available, seen), proportional, self._targets)
+        selection = self._drawing(
+            rng, Present(present.available, seen), proportional, self._targets
+        )
         others = [0 if s else n for n, s in zip(readable, seen, strict=True)]
         if selection.inputs or not any(others):
             return selection
