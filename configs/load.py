@@ -88,7 +88,7 @@ def parse_config(
     if found not in KINDS:
         raise ConfigError(f"{origin}: `kind` is {found!r}; it must be one of {', '.join(KINDS)}")
     if kind is not None and found != kind:
-        raise ConfigError(f"{origin}: this is a {found} configuration; a {kind} one is needed here")
+        raise ConfigError(f"{origin}: its kind is {found}, and {kind} is needed here")
     model = KINDS[found]
     try:
         return model.model_validate(values)

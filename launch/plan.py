@@ -40,7 +40,7 @@ def plan_steps(
         return tuple(_chain(experiment))
     kind = getattr(experiment, "kind", "?")
     raise ConfigError(
-        f"{config_path}: this is a {kind} configuration; `all` needs an experiment or a comparison"
+        f"{config_path}: its kind is {kind}; `all` needs an experiment or a comparison"
     )
 
 

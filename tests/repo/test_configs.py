@@ -177,7 +177,7 @@ def test_a_file_that_is_not_there_names_the_nearest() -> None:
 
 
 def test_a_file_of_another_kind_is_refused() -> None:
-    with pytest.raises(ConfigError, match="this is a shards configuration; a stage2 one"):
+    with pytest.raises(ConfigError, match="its kind is shards, and stage2"):
         load_config("configs/shards/synthetic.yaml", kind="stage2")
 
 
