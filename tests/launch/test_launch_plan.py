@@ -99,7 +99,7 @@ def test_an_error_in_any_step_is_found_while_planning() -> None:
         plan_steps(What.all, DEMO, ["stage2.overrides=[engine.num_step=10]"])
     with pytest.raises(ConfigError, match="unknown modality 'S2'"):
         plan_steps(What.all, DEMO, ["stage1.S2=[]"])
-    with pytest.raises(ConfigError, match="a stage1 one is needed"):
+    with pytest.raises(ConfigError, match="its kind is stage2, and stage1 is needed"):
         plan_steps(What.stage1, "configs/stage2/small.yaml")
 
 
