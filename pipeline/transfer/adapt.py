@@ -6,7 +6,7 @@ A band that the data lacks is filled with the mean the backbone was trained with
 standardised; `known` tells it apart. A modality that is missing is never filled: it has a presence bit.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from configs import ConfigError
 from configs.registry import BandStatistics
 from configs.schema import Modality
 from pipeline.transfer.backbone import Intake
-from pipeline.transfer.bands import map_bands
+from pipeline.transfer.bands import band_place, map_bands
 
 
 class Adapter:
@@ -89,6 +89,17 @@ class Adapter:
             )[0]
             measured = F.interpolate(measured[None, None].float(), size, mode="nearest-exact")[0, 0]
         return y.masked_fill(~measured.bool(), torch.nan)
+
+    def hide(self, images: Tensor, bands: Sequence[str]) -> tuple[bool, ...]:
+        """Put bands of images [B, C', h, w] at their mean, in place; of each band, whether it is still known.
+
+        Raises ConfigError for a band that the backbone has not.
+        """
+        known = list(self.known)
+        for band in bands:
+            at = band_place(self.intake.bands, band)
+            images[:, at], known[at] = self.intake.mean[at], False
+        return tuple(known)
 
     @property
     def known(self) -> tuple[bool, ...]:

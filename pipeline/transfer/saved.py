@@ -5,6 +5,7 @@ FOLDER/
   config.json          task, classes, bands, ground, where the backbone came from
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,7 +31,8 @@ VERSION = 1
 class SavedModel(NamedTuple):
     """A model ready to predict: frozen, on its device.
 
-    It was trained on images of `ground_m`, shown to the backbone as `window_m`.
+    It was trained on images of `ground_m`, shown to the backbone as `window_m`; `without_bands` were hidden
+    from it and are again.
     """
 
     backbone: Backbone
@@ -44,6 +46,7 @@ class SavedModel(NamedTuple):
     scale: Scale
     ground_m: tuple[float, float]
     window_m: tuple[float, float]
+    without_bands: Mapping[str, tuple[str, ...]]
 
 
 def save_model(
@@ -137,6 +140,7 @@ def load_model(folder: Path, device: torch.device) -> SavedModel:
         adapters, own, layers_for(record["head"], backbone.depth), label, record["type"],
         tuple(record["values"]), Scale(*record["scale"]),
         (ground_m[0], ground_m[1]), (window_m[0], window_m[1]),
+        InputSet.model_validate(record["given"]).without_bands,
     )  # fmt: skip
 
 

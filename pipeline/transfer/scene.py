@@ -148,7 +148,7 @@ class _Scene:
 
     @torch.no_grad()
     def _predict(self, windows: list[Window]) -> None:
-        model, images, present = self._model, {}, {}
+        model, images, present, known = self._model, {}, {}, {}
         for name, adapter in model.adapters.items():
             if not any(name in w.images for w in windows):
                 continue
@@ -156,9 +156,9 @@ class _Scene:
             nothing = torch.full(size, torch.nan)
             images[name] = torch.stack([w.images.get(name, nothing) for w in windows])
             present[name] = torch.tensor([name in w.images for w in windows])
+            known[name] = adapter.hide(images[name], model.without_bands.get(name, ()))
         images = {n: x.to(self._device) for n, x in images.items()}
         present = {n: x.to(self._device) for n, x in present.items()}
-        known = {n: model.adapters[n].known for n in images}
         maps = [m.float() for m in model.backbone(images, present, model.layers, known)]
         made = model.head(maps, (self._size, self._size)).float()
         # Logits are no shares: windows vote with probabilities.

@@ -21,7 +21,6 @@ from pipeline.engine.evaluation import spread
 from pipeline.engine.metrics import say
 from pipeline.transfer.adapt import Adapter, band_statistics, intake_of, mapped
 from pipeline.transfer.backbone import Backbone, Intake, fitting_window
-from pipeline.transfer.bands import band_place
 from pipeline.transfer.samples import SPLITS, open_samples
 from pipeline.transfer.target import Target
 from shards import ShardError
@@ -200,11 +199,7 @@ class Task:
             nothing = torch.full(size, torch.nan)
             images[name] = torch.stack([x.get(name, nothing) for x in found])
             present[name] = torch.tensor([name in x for x in found])
-            known[name] = adapter.known
-            for band in given.without_bands.get(name, ()):
-                at = band_place(adapter.intake.bands, band)
-                images[name][:, at] = adapter.intake.mean[at]
-                known[name] = (*known[name][:at], False, *known[name][at + 1 :])
+            known[name] = adapter.hide(images[name], given.without_bands.get(name, ()))
         return Batch(images, present, np.asarray(places), known)
 
     def batches(

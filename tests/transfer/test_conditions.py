@@ -159,7 +159,19 @@ def test_features_beside_each_other_are_another_result_and_another_saved_model(t
     lines = read_results(tmp_path / "out")
     assert [x["merge"] for x in lines] == ["mean", "concat"]
     assert len({x["cell"] for x in lines}) == 2
-    # The saved one tells what the fit told: of its own sheet of test samples.
+    check_scene_is_sheet(tmp_path, loaded)
+
+
+def test_a_saved_model_hides_the_bands_that_were_hidden_from_it(tmp_path):
+    task = pair_task(write_pairs(tmp_path / "data"))
+    sets = {"fewer": {"without_bands": {"S2": [BANDS[0], BANDS[2]]}}}
+    transfer(config_of(tmp_path, task, keep_models=True, train_on=sets, test_on=sets))
+    (folder,) = (tmp_path / "out" / "models").iterdir()
+    check_scene_is_sheet(tmp_path, load_model(folder, CPU))
+
+
+def check_scene_is_sheet(tmp_path, loaded):
+    """The saved one tells what the fit told: of its own sheet of test samples."""
     with np.load(next((tmp_path / "out" / "sheets").iterdir())) as sheet:
         name, wanted = str(sheet["keys"][0]), sheet["predicted"][0, 0]
     inputs = {
