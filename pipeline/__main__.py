@@ -5,6 +5,7 @@ Every command recognises finished work from the disk and goes on with unfinished
 """
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
@@ -91,12 +92,13 @@ def generate(
     overrides: Overrides = None,
 ) -> None:
     """Generate modalities from others: held-out samples of a shard set, or a scene in files."""
-    from pipeline.generate.command import assembled
+    from pipeline.generate.command import assembled, made_of
 
     loaded = assembled(
         config, run, source, target, given or [], truth or [], tokenizer or [], out, overrides or []
     )
-    if finished(loaded.out / "scores.json", loaded):
+    # A model that was trained on under the same name is another one.
+    if finished(loaded.out / "scores.json", loaded, lambda: made_of(loaded)):
         tell(f"generate           already done: {loaded.out}")
         return
 
@@ -112,7 +114,10 @@ def generate(
 def evaluate(config: ConfigOption, overrides: Overrides = None) -> None:
     """Score held-out tokens with all inputs, without each, with each alone; probe frozen features."""
     loaded = cast(EvaluateConfig, load_config(config, overrides or (), kind="evaluate"))
-    if finished(loaded.out / "scores.json", loaded):
+    from pipeline.engine.identity import digest_of
+
+    digest = partial(digest_of, [loaded.run], [], str(loaded.data.shards))
+    if finished(loaded.out / "scores.json", loaded, digest):
         tell(f"evaluate           already done: {loaded.out}")
         return
 

@@ -14,10 +14,23 @@ def tell(text: str) -> None:
     typer.echo(text)
 
 
-def finished(marker: Path, config: Frozen) -> bool:
-    """The marker is there and was made by this very configuration."""
+def finished(marker: Path, config: Frozen, made_of: Callable[[], str] | None = None) -> bool:
+    """The marker is there and was made by this very configuration, of what `made_of` finds now.
+
+    What is gone was not made anew: results of it stand.
+    """
     saved = marker.parent / "config.yaml"
-    return marker.is_file() and saved.is_file() and saved.read_text() == to_yaml(config)
+    if not (marker.is_file() and saved.is_file() and saved.read_text() == to_yaml(config)):
+        return False
+    if made_of is None:
+        return True
+    from pipeline.engine.errors import RunError
+    from pipeline.engine.identity import is_made_of
+
+    try:
+        return is_made_of(marker, made_of())
+    except (RunError, OSError):
+        return True
 
 
 def exit_with(work: Callable[[], int]) -> None:

@@ -91,6 +91,10 @@ class GenerateConfig(Frozen):
             raise ValueError(
                 f"tokenizers names {', '.join(sorted(stray))}, neither source nor target"
             )
+        if self.truth and self.data is not None:
+            raise ValueError("truth is for a scene in files; samples of `data` bring their own")
+        if stray := set(self.truth) - set(self.target):
+            raise ValueError(f"truth names {', '.join(sorted(stray))}, which is no target")
         if self.guidance_by and self.guidance != 1:
             raise ValueError("give guidance or guidance_by, not both")
         return self

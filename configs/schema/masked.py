@@ -36,7 +36,7 @@ class MaskedConfig(TransformerConfig):
     pixels: tuple[str, ...] = ()
     tokens: tuple[str, ...] = ()
     targets: tuple[str, ...]
-    patch_px: dict[str, int] = {}
+    patch_px: dict[str, Annotated[int, Field(gt=0)]] = {}
     dates: dict[str, Annotated[int, Field(ge=1, le=100)]] = {}
     num_input_tokens: int = Field(default=64, gt=0)
     num_target_tokens: int = Field(default=64, gt=0)

@@ -21,6 +21,13 @@ def select(
     return dataset.select(split, require, config.filter, config.splitting)
 
 
+def presence(dataset: SampleSet, name: str) -> np.ndarray:
+    """Which samples have a part: bool [N]; none has one that the data set does not know."""
+    if name in dataset.modalities or name in dataset.extras:
+        return dataset.present(name)
+    return np.zeros(dataset.num_samples, dtype=bool)
+
+
 def make_stream(dataset: SampleSet, indices: np.ndarray, config: DataConfig, seed: int) -> Stream:
     """The endless stream over selected samples: one order, or a mixture by weight.
 

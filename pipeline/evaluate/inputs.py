@@ -80,8 +80,11 @@ def give(
 ) -> Masked:
     """A sample that shows tokens of `streams` and is asked for all tokens of `target`, if there is one.
 
-    Texts are read from their beginning, of everything else places are drawn.
+    Texts are read from their beginning, of everything else places are drawn. A text that is asked for by a
+    sentinel has that among the inputs, and the others so much less room.
     """
+    if target is not None and layout.streams[target].num_sentinels:
+        num_tokens -= 1
     there = [i for i in streams if i in content.streams]
     counts = share_out([len(content.streams[i]) for i in there], num_tokens)
     chosen = {}

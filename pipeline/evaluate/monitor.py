@@ -11,6 +11,7 @@ from typing import cast
 from torch import nn
 
 from configs.schema import FusionRunConfig, GenerateConfig, MaskedRunConfig, SheetConfig
+from configs.schema.modality import undated
 from pipeline.evaluate.labels import label_row
 from pipeline.evaluate.probing import Showing, given_for, labelled_tokens, represent
 from pipeline.evaluate.subject import Subject
@@ -80,7 +81,7 @@ class RunMonitor(Watcher[MaskedTransformer | LateFusion]):
         trained = self._trained(self._objective.model)
         trained.sources(sheet.source)
         for name in trained.targets(sheet.target):
-            info = self._objective.layout.token_info[name]
+            info = self._objective.layout.token_info[undated(name)[0]]
             if info["artifact"] is not None:
                 tokenizer_folder(info, Path(self._config.data.shards))
 

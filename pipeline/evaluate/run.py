@@ -11,9 +11,10 @@ import numpy as np
 
 from configs import ConfigError, to_yaml
 from configs.schema import EvaluateConfig, Modality
-from pipeline.data.selection import select
+from pipeline.data.selection import presence, select
 from pipeline.engine.distributed import pick_device
 from pipeline.engine.evaluation import spread
+from pipeline.engine.identity import MADE_OF, digest_of
 from pipeline.engine.lifecycle import OK, write_atomic
 from pipeline.engine.metrics import say
 from pipeline.evaluate.inputs import ALL, input_sets, readable_contents
@@ -29,6 +30,9 @@ from shards import open_data
 def evaluate(config: EvaluateConfig) -> int:
     """Evaluate and write. Raises ConfigError, RunError or ShardError."""
     subject = load_subject(config.run, pick_device("auto"))
+    made_of = digest_of([config.run], [], str(config.data.shards))
+    # What an earlier configuration or other weights left is no end of this one.
+    (config.out / "scores.json").unlink(missing_ok=True)
     dataset = open_data(config.data)
     layout = subject.layout
     reader = SampleReader(dataset, layout, subject.normalisers)
@@ -47,6 +51,7 @@ def evaluate(config: EvaluateConfig) -> int:
         lambda name: say(f"evaluate {name}"),
     )  # fmt: skip
     record = {
+        MADE_OF: made_of,
         "model": {"kind": subject.kind, "parameters": subject.num_parameters},
         "split": config.data.eval_split,
         "num_samples": len(contents),
@@ -58,10 +63,10 @@ def evaluate(config: EvaluateConfig) -> int:
     config.out.mkdir(parents=True, exist_ok=True)
     write_atomic(config.out / "config.yaml", to_yaml(config))
     write_atomic(config.out / "scores.json", json.dumps(record, indent=1))
-    means = {s: np.mean([v["ce"] for v in found.values()]) for s, found in scores.items() if found}
-    say(
-        f"evaluate {config.run}: cross-entropy {means[ALL]:.3f} given all; {config.out / 'scores.json'}"
-    )
+    # A model of one modality has nothing to tell it from, but may be probed.
+    found = [v["ce"] for v in scores[ALL].values()]
+    told = f"cross-entropy {np.mean(found):.3f} given all" if found else "no target has an input"
+    say(f"evaluate {config.run}: {told}; {config.out / 'scores.json'}")
     return OK
 
 
@@ -78,7 +83,7 @@ def most_complete(reader: SampleReader, config: EvaluateConfig) -> np.ndarray:
         )
     there: dict[str, np.ndarray] = {}
     for stream, part in zip(reader.layout.streams, reader.part_names, strict=True):
-        present = dataset.present(part)[usable]
+        present = presence(dataset, part)[usable]
         there[stream.modality] = there.get(stream.modality, True) & present
     order = np.argsort(-np.sum(list(there.values()), 0), kind="stable")
     return np.sort(usable[order][: config.num_samples])

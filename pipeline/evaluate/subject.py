@@ -78,12 +78,13 @@ def mean_where(tokens: Tensor, real: Tensor) -> Tensor:
 
 
 def load_subject(run: Path, device: torch.device) -> Subject:
-    """The model that a finished run left. Raises RunError where there is none of these kinds."""
-    folder = run / "artifact"
+    """The model of a finished run, or of a folder itself. Raises RunError for none, or of another kind."""
+    folder = of_stage2.find(run)
     record = of_fusion.describe(folder)
     if "fusion" in record:
         return Subject("fusion", of_fusion.load(folder, device), {})
-    if "masked" in record:
+    if "masked" in record and "layout" in record:
         model, normalisers = of_stage2.load(folder, device)
         return Subject("stage2", model, normalisers)
-    raise RunError(f"{folder} holds a tokenizer; name a run of stage 2 or of late fusion")
+    held = "a MultiMAE" if "multimae" in record else "no model of tokens"
+    raise RunError(f"{folder} holds {held}; name a run of stage 2 or of late fusion")

@@ -30,12 +30,13 @@ class Whereabouts:
 
     def __init__(self, dataset: SampleSet, data: DataConfig):
         self._dataset, self._data = dataset, data
+        self._parts = [name for name in ("coordinates", "date") if name in dataset.modalities]
         self._known: dict[int, np.ndarray] = {}
 
     def of(self, index: int) -> np.ndarray:
         """On the unit sphere, and on a circle of the year half as wide: [5], NaN where one is missing."""
         if index not in self._known:
-            parts = self._dataset.read(index, ["coordinates", "date"])
+            parts = self._dataset.read(index, self._parts)
             self._known[index] = _point(parts.get("coordinates"), parts.get("date"))
         return self._known[index]
 

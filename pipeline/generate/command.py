@@ -6,6 +6,7 @@ from typing import Any
 from configs import ConfigError, load_config
 from configs.load import parse_config, read_config
 from configs.schema import GenerateConfig, Stage2Config
+from pipeline.engine.identity import digest_of
 
 
 def assembled(
@@ -41,9 +42,11 @@ def assembled(
         values["tokenizers"] = {**values.get("tokenizers", {}), **found}
     if out is not None:
         values["out"] = str(out)
-    asked = {text.split("=")[0].split(".")[0] for text in overrides}
+    keys = {text.split("=")[0] for text in overrides}
+    asked = {key.split(".")[0] for key in keys}
     where = values.get("run")
-    if where and not {"data", "inputs"} & ({*values} | asked):
+    is_told = "data" in values or keys & {"data", "data.shards"}
+    if where and not is_told and "inputs" not in {*values} | asked:
         values["data"] = _data_of(Path(where))
     sources = values.get("source") or list(values.get("inputs", ()))
     if where and not {"out"} & ({*values} | asked) and sources and values.get("target"):
@@ -52,6 +55,15 @@ def assembled(
     loaded = parse_config(values, overrides, origin=str(config or "generate"), kind="generate")
     assert isinstance(loaded, GenerateConfig)
     return loaded
+
+
+def made_of(config: GenerateConfig) -> str:
+    """What the result of a configuration is made of, as a digest. Raises RunError or OSError."""
+    named = [Path(text) for text in (*config.inputs.values(), *config.truth.values())]
+    # Texts, places and days stand in the configuration itself.
+    files = [path for path in named if path.is_file()]
+    shards = None if config.data is None else str(config.data.shards)
+    return digest_of([config.run, *config.tokenizers.values()], files, shards)
 
 
 def _names(text: str) -> list[str]:

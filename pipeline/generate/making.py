@@ -5,7 +5,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from configs.schema import DataConfig, GenerateConfig
+from configs.registry import modality
+from configs.schema import DataConfig, GenerateConfig, Modality
 from pipeline.data.selection import readable, select
 from pipeline.engine.evaluation import spread
 from pipeline.generate.calibration import Calibration
@@ -43,8 +44,15 @@ def batches(
             yield found
 
 
+def row_of(dataset: SampleSet, name: str) -> Modality:
+    """A modality as the data set has it, or as the registry does where the data set lacks it."""
+    return dataset.modalities.get(name) or modality(name)
+
+
 def truth_of(reader: SampleReader, name: str, index: int, view: int) -> Value | None:
     """What a sample really has of a modality, of a map the window that is generated."""
+    if name not in reader.dataset.modalities:
+        return None
     value = reader.dataset.read(index, [name]).get(name)
     if value is None or isinstance(value, str) or not reader.dataset.modalities[name].is_map:
         return value
@@ -62,7 +70,7 @@ def make(
         chained=config.chain, expected=config.estimate == "expected",
     )  # fmt: skip
     return {
-        name: trained.values(name, drawn[stream], dataset.modalities[name])
+        name: trained.values(name, drawn[stream], row_of(dataset, name))
         for name, stream in targets.items()
     }
 
@@ -72,7 +80,7 @@ def learn(config: GenerateConfig, trained: Trained, reader: SampleReader, data: 
     dataset = reader.dataset
     trained.learn_readouts(reader, config.target, data)
     trained.calibrate({})
-    rows = {name: dataset.modalities[name] for name in trained.targets(config.target)}
+    rows = {name: row_of(dataset, name) for name in trained.targets(config.target)}
     found = {
         name: Calibration(row, np.asarray(dataset.statistics[name].mean))
         for name, row in rows.items()

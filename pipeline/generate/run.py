@@ -17,14 +17,16 @@ from typing import Any
 import numpy as np
 
 from configs import ConfigError, to_yaml
-from configs.schema import DataConfig, GenerateConfig
-from pipeline.data.selection import select
+from configs.schema import DataConfig, GenerateConfig, Modality
+from pipeline.data.selection import presence, select
 from pipeline.engine.distributed import pick_device
+from pipeline.engine.identity import MADE_OF
 from pipeline.engine.lifecycle import OK, write_atomic
 from pipeline.engine.metrics import say
 from pipeline.generate.climatology import Whereabouts
+from pipeline.generate.command import made_of
 from pipeline.generate.judge import Judge
-from pipeline.generate.making import batches, learn, make, truth_of
+from pipeline.generate.making import batches, learn, make, row_of, truth_of
 from pipeline.generate.scores import table
 from pipeline.generate.sheet import write_sheet
 from pipeline.generate.trained import Trained
@@ -37,6 +39,9 @@ def generate(config: GenerateConfig) -> int:
     trained = Trained(config.run, pick_device("auto"), config.tokenizers)
     for name in trained.targets(config.target):
         trained.decoder(name)  # or the want of one would be told behind all the work
+    digest = made_of(config)
+    # What an earlier configuration or other weights left is no end of this one.
+    (config.out / "scores.json").unlink(missing_ok=True)
     asks_guidance = config.guidance != 1 or bool(config.guidance_by)
     if asks_guidance and all(m.kind != "nothing" for m in trained.model.config.masking):
         say(
@@ -50,16 +55,24 @@ def generate(config: GenerateConfig) -> int:
         if training is not None:
             reader = SampleReader(training, trained.layout, trained.normalisers)
             learn(config, trained, reader, trained.config.data)
-        return generate_scene(config, trained)
+        return generate_scene(config, trained, digest)
     assert config.data is not None
-    generate_samples(config, trained, open_data(config.data))
+    generate_samples(config, trained, open_data(config.data), digest)
     return OK
 
 
 def generate_samples(
-    config: GenerateConfig, trained: Trained, dataset: SampleSet, *, judged: bool = True
+    config: GenerateConfig,
+    trained: Trained,
+    dataset: SampleSet,
+    digest: str = "",
+    *,
+    judged: bool = True,
 ) -> None:
-    """The files of held-out samples; without scores where they are not to be `judged`."""
+    """The files of held-out samples; without scores where they are not to be `judged`.
+
+    `digest` says what they are made of.
+    """
     assert config.data is not None
     sources, targets = trained.sources(config.source), trained.targets(config.target)
     view = trained.layout.views.centre
@@ -78,8 +91,9 @@ def generate_samples(
     judges = {
         name: Judge(trained, reader, whereabouts, name, stream, view)
         for name, stream in targets.items()
-        if judged and dataset.modalities[name].is_map
+        if judged and name in dataset.modalities and dataset.modalities[name].is_map
     }
+    rows = {name: row_of(dataset, name) for name in (*config.source, *targets)}
 
     num_made = 0
     for samples in batches(reader, indices, sources, targets, config.batch):
@@ -99,7 +113,7 @@ def generate_samples(
             for name in config.source:
                 shown[f"source/{name}"].append(truth_of(reader, name, i, view))
     config.out.mkdir(parents=True, exist_ok=True)
-    _write(config, dataset, shown, judges, num_made)
+    _write(config, rows, shown, judges, {"num_samples": num_made, MADE_OF: digest})
 
 
 def _choose(dataset: SampleSet, config: GenerateConfig, data: DataConfig) -> np.ndarray:
@@ -109,17 +123,17 @@ def _choose(dataset: SampleSet, config: GenerateConfig, data: DataConfig) -> np.
         raise ConfigError(
             f"no sample of {dataset.path} in split {config.split!r} has all of {', '.join(config.source)}"
         )
-    complete = sum(dataset.present(name)[indices].astype(int) for name in config.target)
+    complete = sum(presence(dataset, name)[indices].astype(int) for name in config.target)
     order = np.argsort(-np.asarray(complete), kind="stable")
     return indices[order][: config.num_samples]
 
 
 def _write(
     config: GenerateConfig,
-    dataset: SampleSet,
+    rows: dict[str, Modality],
     shown: dict[str, list[Any]],
     judges: dict[str, Judge],
-    num_samples: int,
+    more: dict[str, Any],
 ) -> None:
     arrays: dict[str, np.ndarray] = {"keys": np.array(shown["keys"])}
     for name, values in shown.items():
@@ -131,13 +145,13 @@ def _write(
         arrays[name] = np.stack([np.asarray(blank if v is None else v) for v in values])
         arrays[f"present/{name}"] = np.array(present)
     np.savez_compressed(config.out / "samples.npz", allow_pickle=False, **arrays)
-    write_sheet(config.out / "sheet.png", arrays, dataset.modalities, config.source, config.target)
+    write_sheet(config.out / "sheet.png", arrays, rows, config.source, config.target)
     write_atomic(config.out / "config.yaml", to_yaml(config))
     record = {
         "source": config.source,
         "target": config.target,
         "split": config.split,
-        "num_samples": num_samples,
+        **more,
         "scores": table({name: judge.ways for name, judge in judges.items()}),
         "baselines": {name: judge.baseline for name, judge in judges.items()},
     }

@@ -23,6 +23,7 @@ from configs import ConfigError, to_yaml
 from configs.registry import modality
 from configs.schema import GenerateConfig, Modality
 from pipeline.data.transforms import measured_pixels
+from pipeline.engine.identity import MADE_OF
 from pipeline.engine.lifecycle import OK, write_atomic
 from pipeline.engine.metrics import say
 from pipeline.generate.chain import generate_targets
@@ -36,8 +37,8 @@ from pipeline.stage2.samples import Content, to_patches
 ROWS_AT_ONCE = 512
 
 
-def generate_scene(config: GenerateConfig, trained: Trained) -> int:
-    """Generate, blend, write, score. Raises ConfigError or RunError."""
+def generate_scene(config: GenerateConfig, trained: Trained, digest: str = "") -> int:
+    """Generate, blend, write, score; `digest` says what it is made of. Raises ConfigError or RunError."""
     rows = {name: modality(name) for name in (*config.inputs, *config.truth, *config.target)}
     config.out.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
@@ -69,7 +70,7 @@ def generate_scene(config: GenerateConfig, trained: Trained) -> int:
             for output in (*outputs.values(), *spreads.values()):
                 output.flush(following[0] if following else None)
             say(f"generate: row {number + 1} of {len(scene.tiling.tops)} of windows")
-    _finish(config, rows)
+    _finish(config, rows, {n: o.path for n, o in outputs.items() if rows[n].is_map}, digest)
     return OK
 
 
@@ -153,11 +154,11 @@ class _Output:
     def __init__(self, scene: _Scene, name: str, suffix: str, row: Modality):
         self._row, self._is_spread, self._scene = row, bool(suffix), scene
         if not row.is_map:
-            self._path = scene.config.out / f"{name}.jsonl"
+            self.path = scene.config.out / f"{name}.jsonl"
             self._lines: list[str] = []
             return
         end = ".npy" if scene.is_npy else ".tif"
-        self._path = scene.config.out / f"{name}{suffix}{end}"
+        self.path = scene.config.out / f"{name}{suffix}{end}"
         self._votes = row.kind == "classes" and not suffix
         channels = row.num_classes if self._votes else 1 if row.kind == "classes" else row.num_bands
         size = row.pixels(scene.tiling.window_m)
@@ -168,7 +169,7 @@ class _Output:
         dtype = "uint8" if self._votes else "float32"
         self._nodata = _unseen(row) if self._votes else float("nan")
         self._file = created(
-            self._path,
+            self.path,
             row,
             scene.grid,
             1 if row.kind == "classes" else channels,
@@ -185,7 +186,7 @@ class _Output:
         if self._row.is_map:
             self._file.__exit__(kind, error, trace)
         elif kind is None:
-            write_atomic(self._path, "".join(self._lines))
+            write_atomic(self.path, "".join(self._lines))
 
     def add(self, value: Any, top: int, left: int) -> None:
         if not self._row.is_map:
@@ -210,9 +211,10 @@ class _Output:
         self._writer.write(mean, top)
 
 
-def _finish(config: GenerateConfig, rows: dict[str, Modality]) -> None:
-    """Picture and scores, from what was written."""
-    made = {n: p for n in config.target for p in config.out.glob(f"{n}.*") if rows[n].is_map}
+def _finish(
+    config: GenerateConfig, rows: dict[str, Modality], made: dict[str, Path], digest: str
+) -> None:
+    """Picture and scores, from the maps that were made."""
     scores = {}
     for name, path in made.items():
         if name in config.truth:
@@ -224,7 +226,12 @@ def _finish(config: GenerateConfig, rows: dict[str, Modality]) -> None:
                 scores[name] = {"model": _score(guess, truth, rows[name])}
     write_scene_sheet(config, rows, made)
     write_atomic(config.out / "config.yaml", to_yaml(config))
-    record = {"source": config.sources, "target": config.target, "scores": table(scores)}
+    record = {
+        "source": config.sources,
+        "target": config.target,
+        "scores": table(scores),
+        MADE_OF: digest,
+    }
     write_atomic(config.out / "scores.json", json.dumps(record, indent=1))
     say(f"generate {','.join(config.sources)} -> {', '.join(config.target)}: {config.out}")
 

@@ -50,12 +50,14 @@ class MapScore:
         return self.square, float(self.num_values)
 
     def values(self) -> dict[str, float]:
-        """Accuracy and mIoU for classes, RMSE and MAE in the modality's unit otherwise."""
+        """Accuracy and mIoU for classes, RMSE and MAE in the modality's unit otherwise; {} of no value."""
+        if not self.error()[1]:
+            return {}
         if self.row.kind == "classes":
             confusion = torch.from_numpy(self.confusion)
             ignore = None if self.row.nodata is None else int(self.row.nodata)
             return {"accuracy": accuracy(confusion), "miou": miou(confusion, ignore)}
-        n = max(1, self.num_values)
+        n = self.num_values
         return {"rmse": (self.square / n) ** 0.5, "mae": self.absolute / n}
 
 
@@ -76,11 +78,13 @@ def constant_guess(
 
 
 def table(scores: dict[str, dict[str, MapScore]]) -> dict[str, dict[str, dict[str, Any]]]:
-    """{modality: {metric: {model, baseline, tokens}}} from the accumulated scores."""
+    """{modality: {metric: {model, baseline, tokens}}} from the accumulated scores.
+
+    A modality without any truth has no entry.
+    """
     result: dict[str, dict[str, dict[str, Any]]] = {}
     for name, ways in scores.items():
-        result[name] = {}
         for way, score in ways.items():
             for metric, value in score.values().items():
-                result[name].setdefault(metric, {})[way] = value
+                result.setdefault(name, {}).setdefault(metric, {})[way] = value
     return result

@@ -27,10 +27,10 @@ from shards import SampleSet, open_data
 
 
 class Trained:
-    """Raises RunError when the run has left no model, ConfigError when it is no stage-2 run.
+    """Raises RunError when the run has left no model, or when it is another kind of run.
 
-    `tokenizers` are folders that a user names. `model` is what the run would leave, with its normalisers,
-    where it is still training.
+    `run` may be the folder of a model itself, which knows no data. `tokenizers` are folders that a user
+    names. `model` is what the run would leave, with its normalisers, where it is still training.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class Trained:
         model: tuple[MaskedTransformer, dict[str, Normaliser]] | None = None,
     ):
         self._run, self._device, self._given = run, device, tokenizers or {}
-        self.model, self.normalisers = model or artifact.load(run / "artifact", device)
+        self.model, self.normalisers = model or artifact.load(artifact.find(run), device)
         self.layout = self.model.layout
         self._decoders: dict[str, Decoder] = {}
         self._readouts: dict[str, Readout] = {}
@@ -49,7 +49,12 @@ class Trained:
 
     @cached_property
     def config(self) -> Stage2Config:
-        """What the run was made with."""
+        """What the run was made with. Raises ConfigError for a model that has been taken out of its run."""
+        if not self._is_run:
+            raise ConfigError(
+                f"{self._run} is a model without its run, and does not tell where its tokenizers are: write "
+                "--tokenizer MODALITY=FOLDER (tokenizers.MODALITY=FOLDER)"
+            )
         config = load_config(self._run / "config.yaml", kind="stage2")
         assert isinstance(config, Stage2Config)
         return config
@@ -61,8 +66,12 @@ class Trained:
 
     def training_set(self) -> SampleSet | None:
         """The shard set that the model was trained on, where it is still there."""
-        is_run = (self._run / "config.yaml").is_file()
-        return open_data(self.config.data) if is_run and self.shards.is_dir() else None
+        is_there = self._is_run and self.shards.is_dir()
+        return open_data(self.config.data) if is_there else None
+
+    @property
+    def _is_run(self) -> bool:
+        return (self._run / "config.yaml").is_file()
 
     def decoder(self, name: str) -> Decoder:
         """The stage-1 tokenizer of a modality, the same on all dates."""

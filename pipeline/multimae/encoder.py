@@ -127,6 +127,8 @@ class MultiMAEEncoder(Trunk):
         """What there is, and its tokens [B, N, D], group by group."""
         if not inputs:
             raise ValueError("no input: give at least one modality")
+        if stray := present.keys() - inputs.keys():
+            raise ValueError(f"present of {', '.join(sorted(stray))}, which is no input")
         named = [(group, name) for name in inputs for group in self.groups(name)]
         named.sort(key=lambda pair: pair[0].offset)
         parts, tokens = [], []

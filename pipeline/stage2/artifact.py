@@ -61,7 +61,7 @@ def write(folder: Path, about: Described, weights: Mapping[str, Tensor], **more:
 def describe(folder: Path) -> Described:
     """config.json of an artifact. Raises RunError when there is none."""
     record = read_record(folder)
-    if "layout" not in record:
+    if not {"layout", "pixels"} <= record.keys():
         raise RunError(f"{folder} has no stage-2 model; name the folder of a stage-2 run")
     normalisers = {}
     for name, entry in record["pixels"].items():

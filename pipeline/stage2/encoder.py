@@ -154,8 +154,9 @@ class Encoder(nn.Module):
         """What the tokens are and where: [B, R + N, D], and places on the ground [R + N, 2]."""
         if not inputs:
             raise ValueError("no input: give at least one modality")
-        if stray := days.keys() - inputs.keys():
-            raise ValueError(f"days of {', '.join(sorted(stray))}, which is no input")
+        for told, names in (("days", days.keys()), ("present", present.keys())):
+            if stray := names - inputs.keys():
+                raise ValueError(f"{told} of {', '.join(sorted(stray))}, which is no input")
         found = sorted(((*self.stream(name), name) for name in inputs), key=lambda f: f[0])
         parts, tokens, ground = [], [], []
         for i, stream, name in found:

@@ -176,6 +176,9 @@ def build_layout(config: MaskedConfig, dataset: Described) -> Layout:
             "tokenize all modalities in one call"
         )
     window_m = windows.pop()
+    for name in config.patch_px.keys() - dataset.modalities.keys():
+        # Of a modality that is no input it may stay; a name that nothing has is a slip.
+        modality(name)
     _check_dates(config, dataset, info)
     forms = [
         _pixel_stream(n, config, dataset, window_m) for n in in_registry_order(set(config.pixels))

@@ -26,6 +26,7 @@ import numpy as np
 import torch
 
 from pipeline.data.loader import Batch
+from pipeline.data.selection import presence
 from pipeline.data.tokens import BOS, extra_name
 from pipeline.data.transforms import Normaliser
 from pipeline.layers.dates import NUM_FEATURES, date_features
@@ -73,16 +74,17 @@ class SampleReader:
         self.dataset, self.layout, self.normalisers = dataset, layout, normalisers
         self.part_names = [_part_name(s) for s in layout.streams]
         # A sample whose parts are all absent has nothing to learn from.
-        has = np.zeros(dataset.num_samples, dtype=bool)
+        self.usable = np.zeros(dataset.num_samples, dtype=bool)
+        for name in {self.part_names[i] for i in layout.targets}:
+            self.usable |= presence(dataset, name)
+        # What a data set lacks altogether is absent from each of its samples.
         known = {*dataset.modalities, *dataset.extras}
-        # Tokens that a data set lacks altogether are absent from each of its samples.
-        for name in {self.part_names[i] for i in layout.targets} & known:
-            has |= dataset.present(name)
-        self.usable = has
+        self._there = [name in known for name in self.part_names]
 
     def content(self, index: int, view: int, only: Iterable[int] | None = None) -> Content:
         """All streams (or `only` some) of one fixed view of a sample."""
-        wanted = range(len(self.layout.streams)) if only is None else only
+        asked = range(len(self.layout.streams)) if only is None else only
+        wanted = [i for i in asked if self._there[i]]
         parts = self.dataset.read(index, {self.part_names[i] for i in wanted})
         found = {}
         for i in wanted:

@@ -73,6 +73,7 @@ def test_it_trains_resumes_and_is_put_to_use(seasons, tmp_path):
         "masked.decoder_depth=1", "masked.num_input_tokens=16", "masked.num_target_tokens=16",
         "masked.masking=[{kind: dirichlet}, {kind: tube}]", "engine.num_steps=8", "engine.global_batch=6",
         "engine.checkpoint.every_steps=3", "engine.log_every=1", "engine.eval_samples=4",
+        "monitor.every_steps=8", "monitor.sheet={source: [S2L2A_t1], target: [NDVI_t2]}",
     ]  # fmt: skip
     whole, out = tmp_path / "whole", tmp_path / "run"
     run_ranks([*argv, f"out={whole}"], 2, tmp_path / "logs" / "whole")
@@ -82,6 +83,7 @@ def test_it_trains_resumes_and_is_put_to_use(seasons, tmp_path):
     assert "goes on from step" in run_ranks([*argv, f"out={out}"], 2, tmp_path / "logs" / "second")
     assert curve(out) == curve(whole)
     assert {f"ce/{n}" for n in NDVI} < {k for line in metrics(out) for k in line}
+    assert (out / "monitor" / "step-00000008" / "sheet.png").is_file()
 
     shards = f"data.shards={seasons / 'shards'}"
     run_ranks(

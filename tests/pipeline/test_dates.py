@@ -79,7 +79,7 @@ class Earth:
     """A data set of one sample: the second date of S1GRD is missing, the day of NDVI_t1 is not told."""
 
     num_samples = 1
-    modalities = ROWS
+    modalities = ROWS | {f"S1GRD_t{n}": ROWS["S1GRD"].on_date(n) for n in (1, 2)}
     extras = ("tok_NDVI", "tok_NDVI_t1", "tok_NDVI_t2", "tok_LULC")
     parts: dict[str, np.ndarray]
 
@@ -202,6 +202,19 @@ def test_dates_that_the_shards_lack_are_told():
     names = [*CONFIG.on_dates(["S1GRD"]), "NDVI", "DEM"]
     with pytest.raises(ConfigError, match=r"no tokens of NDVI_t1; make them with .*tokenize"):
         build_layout(CONFIG, AssumedData(DataConfig(shards="here"), names, CONFIG.patch_px))
+
+
+def test_patches_of_a_name_that_nothing_has_are_refused():
+    """Those of a modality that is no input may stay in a configuration."""
+    names = CONFIG.on_dates((*CONFIG.pixels, *CONFIG.tokens, *CONFIG.targets))
+    data = AssumedData(DataConfig(shards="here"), names, CONFIG.patch_px)
+    for name in ("S2L1C", "S2L2B"):
+        config = CONFIG.model_copy(update={"patch_px": {**CONFIG.patch_px, name: 4}})
+        if name == "S2L1C":
+            assert build_layout(config, data) == build_layout(CONFIG, data)
+            continue
+        with pytest.raises(ConfigError, match="unknown modality 'S2L2B'"):
+            build_layout(config, data)
 
 
 def test_tokens_of_all_dates_are_of_one_tokenizer(monkeypatch):

@@ -123,6 +123,13 @@ def test_what_a_sample_lacks_changes_nothing_for_it(make):
         torch.testing.assert_close(mixed, torch.cat([both, alone]), atol=1e-5, rtol=1e-5)
 
 
+def test_presence_of_what_is_no_input_is_refused(make):
+    """The name of a form is no name of the input: its samples would count as present."""
+    _, encoder = make()
+    with pytest.raises(ValueError, match="present of S1GRD@px, which is no input"):
+        encoder(physical(), present={"S1GRD@px": torch.tensor([True, False])})
+
+
 @torch.no_grad()
 def test_merging_is_done_place_by_place(make):
     _, encoder = make()

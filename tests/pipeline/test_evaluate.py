@@ -82,7 +82,8 @@ def test_the_same_samples_are_asked_in_whichever_form_a_model_takes_them(pixels)
         path="here",
         select=lambda *wanted: np.arange(5),
         present=lambda part: there[part.removeprefix("tok_")],
-    )
+        modalities=have, extras=[f"tok_{n}" for n in have],
+    )  # fmt: skip
     streams = [SimpleNamespace(modality=n) for n in (*pixels, *have)]
     reader = SimpleNamespace(
         dataset=dataset, layout=SimpleNamespace(streams=streams), usable=np.ones(5, bool),
@@ -104,6 +105,8 @@ def test_a_text_that_is_asked_for_whole_is_one_lost_span_where_texts_lose_spans(
     assert shown.inputs[2].tolist() == [-1]
     assert shown.starts == {2: 0}
     assert shown.targets[2].tolist() == list(range(6))
+    # The sentinel is one of the inputs that a model has room for.
+    assert sum(map(len, shown.inputs.values())) == 3
 
 
 @pytest.mark.parametrize("key", ["without", "alone"])

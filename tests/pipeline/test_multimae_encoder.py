@@ -142,6 +142,12 @@ def test_what_does_not_fit_is_refused(run, inputs, message) -> None:
         encoder({name: torch.full(shape, 500.0) for name, shape in inputs.items()})
 
 
+def test_presence_of_what_is_no_input_is_refused(run) -> None:
+    encoder = MultiMAEEncoder.from_pretrained(run[1])
+    with pytest.raises(ValueError, match="present of nothing, which is no input"):
+        encoder(physical(), present={"nothing": torch.tensor([True, False])})
+
+
 def test_only_named_modalities_are_taken(run) -> None:
     encoder = MultiMAEEncoder.from_pretrained(run[1], ["rgb"])
     with pytest.raises(ValueError, match="not among the modalities that were named"):
