@@ -24,10 +24,10 @@ def transfer(
 ) -> None:
     """Judge a backbone on labels: kNN, probes, fine-tuning; with inputs missing, with few labels."""
     loaded = cast(TransferConfig, load_config(config, overrides or (), kind="transfer"))
-    from pipeline.transfer.weights import SCORES, made_with
+    from pipeline.transfer.done import SCORES, is_current
 
-    # A backbone that was trained again under the same name is another one.
-    if finished(loaded.out / SCORES, loaded) and made_with(loaded.out, loaded.backbone):
+    # A backbone that was trained again under the same name is another one, and so are images.
+    if finished(loaded.out / SCORES, loaded) and is_current(loaded):
         tell(f"transfer           already done: {loaded.out}")
         return
 

@@ -15,7 +15,7 @@ import numpy as np
 from configs import ConfigError, modality_registry
 from configs.registry import BandStatistics
 from configs.schema import ClassFolders, ImageFile, ImageTable, Modality
-from pipeline.transfer.samples import SPLITS, Samples, check_apart, check_folder, share_of
+from pipeline.transfer.samples import SPLITS, check_apart, check_folder, file_state, share_of
 from shards.errors import SampleError, SourceError
 from shards.sources.convert import invalid_pixels
 from shards.sources.geobench_file import LABEL
@@ -36,7 +36,7 @@ class _Entry:
     mask: Path | None = None
 
 
-def open_files(config: ClassFolders | ImageTable, task: str) -> Samples:
+def open_files(config: ClassFolders | ImageTable, task: str) -> "_Files":
     """The samples of a folder or a table. Raises ConfigError or SourceError."""
     if isinstance(config, ClassFolders):
         entries, names = _class_folders(config)
@@ -56,6 +56,14 @@ class _Files:
         split = np.array([entry.split for entry in entries])
         self.splits = {name: np.flatnonzero(split == name) for name in SPLITS}
         check_apart(self.splits, self.keys)
+
+    def source(self) -> list[Any]:
+        """What tells these samples from any others, as JSON values: labels, and the state of each file."""
+        return [
+            [e.key, e.split, e.classes, {n: file_state(p) for n, p in e.images.items()},
+             e.mask and file_state(e.mask)]
+            for e in self._entries
+        ]  # fmt: skip
 
     def read(self, i: int, names: Iterable[str]) -> dict[str, Any]:
         entry, found = self._entries[i], {}

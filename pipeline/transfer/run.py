@@ -15,10 +15,11 @@ from pipeline.engine.distributed import pick_device
 from pipeline.engine.lifecycle import OK, code_version, run_lock, write_atomic
 from pipeline.engine.metrics import say
 from pipeline.transfer.bench import Bench
+from pipeline.transfer.done import SCORES
 from pipeline.transfer.record import read_results
 from pipeline.transfer.summary import print_summary, summary
 from pipeline.transfer.task import LabelledSamples
-from pipeline.transfer.weights import SCORES, backbone_digest
+from pipeline.transfer.weights import backbone_digest
 
 
 def transfer(config: TransferConfig) -> int:
@@ -38,7 +39,12 @@ def transfer(config: TransferConfig) -> int:
             "merge": config.merge,
             "code": code_version(),
             "tasks": {
-                n: {"type": s.target.type, "classes": s.target.names, "data_digest": s.fingerprint}
+                n: {
+                    "type": s.target.type,
+                    "classes": s.target.names,
+                    "data_digest": s.fingerprint,
+                    "source_digest": s.source_digest,
+                }
                 for n, s in sources.items()
             },
             "cells": cells,

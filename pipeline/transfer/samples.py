@@ -1,7 +1,8 @@
 """Where labelled samples come from: our shards, GEO-Bench, class folders, a table of files.
 
 All give the same: rows that say what the parts are, splits, and parts by name as shards have them. The
-label of what is not a shard set is the row `label`.
+label of what is not a shard set is the row `label`. Free of torch: whether a command is done is asked of
+`source_digest`, and answered at once.
 """
 
 import json
@@ -25,12 +26,14 @@ from configs.schema import (
 from pipeline.transfer.bands import band_key
 from shards import open_dataset
 from shards.errors import SourceError
+from shards.files import to_json
 from shards.sources.base import SampleRef
 from shards.sources.geobench import GeoBenchSource
 from shards.sources.geobench_file import LABEL
 
 SPLITS = ("train", "val", "test")
 _HELD_OUT = 0.2
+_GEOBENCH_FILES = (".hdf5", ".json", ".pkl")
 
 
 class Samples(Protocol):
@@ -71,6 +74,36 @@ def open_samples(config: TaskConfig) -> Samples:
             return open_files(config.data, config.type)
 
 
+def source_digest(config: TaskConfig) -> str:
+    """Names exactly the data that a task's configuration means now, without reading a pixel.
+
+    Shards are told by their fingerprint, files by name, size and time of change. Hex. Raises ConfigError or
+    ShardError where there is no such data.
+    """
+    match config.data:
+        case ShardLabels():
+            found = _Shards(config.data).source()
+        case GeoBenchSourceConfig():
+            # To list its samples is to open each; its folder tells as much at once.
+            check_folder(config.data.path)
+            files = (p for p in config.data.path.iterdir() if p.suffix in _GEOBENCH_FILES)
+            found = [[path.name, file_state(path)] for path in sorted(files)]
+        case ClassFolders() | ImageTable():
+            from pipeline.transfer.files import open_files
+
+            found = open_files(config.data, config.type).source()
+    return xxhash.xxh3_64_hexdigest(to_json(found))
+
+
+def file_state(path: Path) -> list[int] | None:
+    """Bytes and time of change (ns) of a file: another one, another content. None where there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return [found.st_size, found.st_mtime_ns]
+
+
 def share_of(key: str) -> float:
     """A number in [0, 1) that a key always has."""
     return xxhash.xxh3_64_intdigest(key.encode()) / 2**64
@@ -94,6 +127,16 @@ class _Shards:
             train, val = train[~held], train[held]
         self.splits = {"train": train, "val": val, "test": select(config.test)}
         check_apart(self.splits)
+
+    def source(self) -> list[Any]:
+        """What tells this data from any other, as JSON values.
+
+        Modalities that were added later may be made anew, and `filter` may look at them.
+        """
+        added = sorted(set(self.rows) - set(self._dataset.own_modalities))
+        chosen = {n: xxhash.xxh3_64_hexdigest(i.tobytes()) for n, i in self.splits.items()}
+        made = {n: self._dataset.extra_manifest(n)["fingerprint"] for n in added}
+        return [self._dataset.fingerprint, made, chosen]
 
     def read(self, i: int, names: Iterable[str]) -> dict[str, Any]:
         return self._dataset.read(i, names)

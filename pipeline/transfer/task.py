@@ -21,7 +21,7 @@ from pipeline.engine.evaluation import spread
 from pipeline.engine.metrics import say
 from pipeline.transfer.adapt import Adapter, band_statistics, intake_of, mapped
 from pipeline.transfer.backbone import Backbone, Intake, fitting_window
-from pipeline.transfer.samples import SPLITS, open_samples
+from pipeline.transfer.samples import SPLITS, open_samples, source_digest
 from pipeline.transfer.target import Target
 from shards import ShardError
 
@@ -49,11 +49,14 @@ class Batch:
 class LabelledSamples:
     """The samples of a task that have a label; before any backbone is known.
 
-    `indices` and `labels` are by split. Raises ConfigError where a split has none.
+    `indices` and `labels` are by split; `source_digest` names the data they came from, images included.
+    Raises ConfigError where a split has none.
     """
 
     def __init__(self, name: str, config: TaskConfig):
         self.name, self.config = name, config
+        # Before anything is read: what changes meanwhile is another source.
+        self.source_digest = source_digest(config)
         self.samples = open_samples(config)
         if config.label not in self.samples.rows:
             known = ", ".join(self.samples.rows)
@@ -75,8 +78,8 @@ class LabelledSamples:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Names the samples and labels of this task: another data set, another result."""
-        found = xxhash.xxh3_64()
+        """Names the images, samples and labels of this task: another data set, another result."""
+        found = xxhash.xxh3_64(self.source_digest.encode())
         for split in SPLITS:
             for i, label in zip(self.indices[split], self.labels[split], strict=True):
                 found.update(self.samples.keys[int(i)].encode())

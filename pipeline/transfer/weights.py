@@ -1,6 +1,5 @@
 """Which weights a backbone's name means now. Free of torch: a command that is done answers at once."""
 
-import json
 from pathlib import Path
 
 import xxhash
@@ -8,7 +7,6 @@ import xxhash
 from pipeline.engine.errors import RunError
 
 TIMM = "timm:"
-SCORES = "scores.json"
 
 
 def backbone_digest(text: str) -> str:
@@ -31,18 +29,3 @@ def artifact_folder(path: Path) -> Path:
     raise RunError(
         f"no model in {path}; write backbone=RUN with a finished run, an artifact, or timm:NAME"
     )
-
-
-def made_with(out: Path, backbone: str) -> bool:
-    """Whether the scores in a folder are of the weights that are there now.
-
-    Weights that are gone were not trained anew: the scores stand.
-    """
-    try:
-        now = backbone_digest(backbone)
-    except RunError:
-        return True
-    try:
-        return json.loads((out / SCORES).read_text()).get("backbone_digest") == now
-    except (OSError, ValueError, AttributeError):
-        return False
