@@ -176,8 +176,9 @@ class TransferConfig(Frozen):
 
     Results are lines of OUT/results.jsonl, which is the record: a cell that stands there is not made
     again. `bootstrap` resamplings of the test samples give 95 % intervals. `keep_models` writes each
-    trained model to OUT/models, for `python -m pipeline predict`. `cache_gb` of memory hold adapted images
-    (a half) and features of a frozen backbone (the other).
+    trained model to OUT/models, for `python -m pipeline predict`; a cell whose model is not there is then
+    made again. `cache_gb` of memory hold adapted images (a half) and features of a frozen backbone (the
+    other).
     """
 
     kind: Literal["transfer"]

@@ -16,6 +16,7 @@ from pipeline.engine.metrics import say
 from pipeline.evaluate.probes import neighbour_shares, standardise
 from pipeline.transfer.backbone import Backbone
 from pipeline.transfer.conditions import test_sets, train_sets
+from pipeline.transfer.done import has_model, model_folder
 from pipeline.transfer.feed import FrozenFeed, LiveFeed
 from pipeline.transfer.fit import Fitted, Scale, fit, predict
 from pipeline.transfer.heads import layers_for, make_head
@@ -75,11 +76,17 @@ class Bench:
                 cell, self._config, self._digest, self._source.fingerprint, self._test_sets
             )
             found.append(digest)
-            if digest in done:
+            if digest in done and self._kept(cell, digest):
                 say(f"{self._name}: {cell.name} already done")
                 continue
             self._make(cell, digest)
         return found
+
+    def _kept(self, cell: Cell, digest: str) -> bool:
+        """Whether the cell's model is there, where it has one and it was asked for."""
+        if not self._config.keep_models or cell.protocol == "knn":
+            return True
+        return has_model(self._config.out, cell.name, digest)
 
     def _make(self, cell: Cell, digest: str) -> None:
         started = time.perf_counter()
@@ -104,7 +111,7 @@ class Bench:
             if len(found)
         ]
         if trained is not None:
-            self._keep(cell, given, trained)
+            self._keep(cell, digest, given, trained)
         append_results(self._config.out, lines)
         main = MAIN[self._task.target.type]
         told = f"{main} {lines[0]['metrics'][main]['value']:.4f}" if lines else "no test sample"
@@ -217,14 +224,14 @@ class Bench:
             line["label"] = json.loads(self._task.target.row.model_dump_json())
         return line
 
-    def _keep(self, cell: Cell, given: InputSet, trained: _Trained) -> None:
+    def _keep(self, cell: Cell, digest: str, given: InputSet, trained: _Trained) -> None:
         """A sheet of the first seed, and the model where asked for."""
         if cell.seed == self._config.seeds[0] and self._task.target.is_map:
             path = self._config.out / "sheets" / f"{cell.name}.npz"
             write_sheet(path, self._task, trained.head, trained.feed, given, trained.scale)
         if self._config.keep_models:
             save_model(
-                self._config.out / "models" / cell.name, self._config, cell, self._task,
+                model_folder(self._config.out, cell.name), self._config, cell, digest, self._task,
                 trained.head, trained.backbone, trained.scale, given,
             )  # fmt: skip
 

@@ -53,13 +53,14 @@ def save_model(
     folder: Path,
     config: TransferConfig,
     cell: Cell,
+    digest: str,
     task: Task,
     head: nn.Module,
     backbone: Backbone,
     scale: Scale,
     given: InputSet,
 ) -> None:
-    """Write the folder; it appears under its name only when it is whole."""
+    """Write the folder; it appears under its name only when it is whole. `digest` is the cell's."""
     weights = {f"head.{n}": v for n, v in head.state_dict().items()}
     tuned = cell.protocol == "finetune"
     # Random twins have no other home than this folder.
@@ -68,6 +69,7 @@ def save_model(
     target = task.target
     record: dict[str, Any] = {
         "version": VERSION,
+        "cell": digest,
         "backbone": config.backbone,
         "backbone_digest": backbone_digest(config.backbone),
         "merge": config.merge,
