@@ -89,8 +89,9 @@ class _Scene:
         window_m = trained.layout.window_m
         try:
             self.tiling = Tiling.over(
-                self.grid.height * 10, self.grid.width * 10, window_m, config.scene.overlap
-            )
+                self.grid.height * 10, self.grid.width * 10, window_m, config.scene.overlap,
+                [row.gsd_m for row in rows.values() if row.gsd_m is not None],
+            )  # fmt: skip
         except ValueError as error:
             raise ConfigError(f"inputs: {error}, which the model was trained on") from error
         self.is_npy = all(r.path.suffix == ".npy" for r in maps.values())
@@ -103,9 +104,11 @@ class _Scene:
             if name not in maps
         }
 
-    def row(self, number: int, top: int) -> Iterator[tuple[int, dict[str, Any], dict[str, Any]]]:
+    def row(
+        self, number: int, top: float
+    ) -> Iterator[tuple[float, dict[str, Any], dict[str, Any]]]:
         """Windows of one row: left in metres, results, spreads. Those without a measurement are skipped."""
-        found: list[tuple[int, Content, int]] = []
+        found: list[tuple[float, Content, int]] = []
         for column, left in enumerate(self.tiling.lefts):
             content = self._content(top, left)
             if content is not None:
@@ -115,8 +118,8 @@ class _Scene:
             yield from self._generate(found[start : start + self.config.batch])
 
     def _generate(
-        self, windows: list[tuple[int, Content, int]]
-    ) -> Iterator[tuple[int, dict[str, Any], dict[str, Any]]]:
+        self, windows: list[tuple[float, Content, int]]
+    ) -> Iterator[tuple[float, dict[str, Any], dict[str, Any]]]:
         lefts, contents, ids = (list(part) for part in zip(*windows, strict=True))
         drawn = generate_targets(
             self._trained.model, contents, ids, list(self._targets.values()), self._how,
@@ -130,7 +133,7 @@ class _Scene:
             made = {name: found[i] for name, (found, _) in values.items()}
             yield left, made, {name: apart[i] for name, (_, apart) in values.items() if apart}
 
-    def _content(self, top: int, left: int) -> Content | None:
+    def _content(self, top: float, left: float) -> Content | None:
         streams = dict(self._fixed)
         for name, raster in self._maps.items():
             row, stream = self._rows[name], self._trained.layout.streams[self._sources[name]]
@@ -188,7 +191,7 @@ class _Output:
         elif kind is None:
             write_atomic(self.path, "".join(self._lines))
 
-    def add(self, value: Any, top: int, left: int) -> None:
+    def add(self, value: Any, top: float, left: float) -> None:
         if not self._row.is_map:
             plain = value.tolist() if isinstance(value, np.ndarray) else value
             self._lines.append(
@@ -199,7 +202,7 @@ class _Output:
             value = (np.arange(self._row.num_classes)[:, None, None] == value[0]).astype(np.float32)
         self._blend.add(value, self._row.pixels(left))
 
-    def flush(self, next_top: int | None) -> None:
+    def flush(self, next_top: float | None) -> None:
         """Write the rows that no window from `next_top` on reaches; None: all that is left."""
         if not self._row.is_map:
             return

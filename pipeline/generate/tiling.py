@@ -4,40 +4,74 @@ Each window's weight falls linearly to its edges over the overlap, so that neigh
 (the weights need not sum to one: sums are divided by the sum of weights).
 """
 
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass
+from fractions import Fraction
 
 import numpy as np
 
 from pipeline.data.transforms import GRID_M
 
+# Of a step: sizes such as 256 x 0.3 m are not exact.
+_ROUNDING = 1e-6
+
 
 @dataclass(frozen=True)
 class Tiling:
-    """Windows over a scene: `tops` x `lefts`, all in metres, multiples of GRID_M."""
+    """Windows over a scene: `tops` x `lefts`, all in metres, on whole pixels of every map."""
 
     window_m: float
-    tops: tuple[int, ...]
-    lefts: tuple[int, ...]
+    tops: tuple[float, ...]
+    lefts: tuple[float, ...]
 
     @classmethod
-    def over(cls, height_m: float, width_m: float, window_m: float, overlap: float) -> "Tiling":
-        """Windows that cover everything; the last may reach beyond by less than GRID_M.
+    def over(
+        cls,
+        height_m: float,
+        width_m: float,
+        window_m: float,
+        overlap: float,
+        pixels_m: Iterable[float],
+    ) -> "Tiling":
+        """Windows that cover everything and overlap as asked or more, or by what whole pixels allow.
 
-        Raises ValueError for a scene smaller than a window.
+        They start at multiples of GRID_M or, where those are too far apart, of what `pixels_m`, the sides of
+        the pixels of all maps, have in common; the last may reach beyond the scene by less than that. Raises
+        ValueError for a scene smaller than a window.
         """
-        if min(height_m, width_m) < window_m:
+        if min(height_m, width_m) < window_m * (1 - _ROUNDING):
             raise ValueError(
                 f"a scene of {height_m:g} x {width_m:g} m is smaller than a window of {window_m:g} m"
             )
-        return cls(
-            window_m, _starts(height_m, window_m, overlap), _starts(width_m, window_m, overlap)
+        unit, step = _grid(window_m, overlap, pixels_m)
+        tops, lefts = (
+            _starts((extent - window_m) / float(unit), step, unit) for extent in (height_m, width_m)
         )
+        return cls(window_m, tops, lefts)
 
 
-def _starts(extent: float, window: float, overlap: float) -> tuple[int, ...]:
-    step = max(GRID_M, int(window * (1 - overlap) // GRID_M) * GRID_M)
-    last = -int(-(extent - window) // GRID_M) * GRID_M
-    return (*range(0, last, step), last)
+def _grid(window: float, overlap: float, pixels: Iterable[float]) -> tuple[Fraction, int]:
+    """Metres between places where windows may start, and how many of those a window lies from the next."""
+    sides = [Fraction(str(side)) for side in pixels]
+    scale = math.lcm(*(side.denominator for side in sides))
+    common = Fraction(math.lcm(*(int(side * scale) for side in sides)), scale)
+    wanted = window * (1 - overlap)
+    if wanted > GRID_M * (1 - _ROUNDING) and GRID_M % common == 0:
+        return Fraction(GRID_M), max(1, int(wanted // GRID_M))
+    if common > window * (1 + _ROUNDING):
+        # Pixels that hardly ever begin together: those of the finer maps are then the nearest ones, which
+        # takes a pixel of the overlap.
+        common = max((side for side in sides if 2 * side <= window), default=min(sides))
+        wanted = min(wanted, window - float(common))
+    return common, max(1, math.floor(wanted / float(common) + _ROUNDING))
+
+
+def _starts(room: float, step: int, unit: Fraction) -> tuple[float, ...]:
+    """Starts in metres along a side with `room`, counted in units, beside a window."""
+    last = max(0, math.ceil(room - _ROUNDING))
+    found = [number * unit for number in (*range(0, last, step), last)]
+    return tuple(int(x) if x.denominator == 1 else float(x) for x in found)
 
 
 def ramp(size: int, overlap: int) -> np.ndarray:

@@ -36,7 +36,7 @@ from shards.sources.grid import GRID_M
 class Window(NamedTuple):
     """Images of one window as the backbone takes them, and where it lies in metres."""
 
-    left: int
+    left: float
     images: dict[str, Tensor]
     measured: np.ndarray
 
@@ -55,10 +55,12 @@ def predict_scene(
     Args:
         inputs: a file per modality, by the names the model was trained under.
         overlap: share of a window's side that neighbours have in common.
-        window_m: side of a window on the ground; by default that of the samples the model was trained on.
+        window_m: side of a window on the ground in metres, above 0; by default that of the samples the model
+            was trained on.
 
     Raises:
-        ConfigError: for modalities that the model does not take, or files of different ground.
+        ConfigError: for modalities that the model does not take, files of different ground, or a window that
+            is none.
         RunError: for files that cannot be read, and for models whose labels are no maps.
     """
     if model.type not in ("segmentation", "regression"):
@@ -103,8 +105,9 @@ class _Scene:
         self._device = next(model.head.parameters()).device
         self.grid = next(iter(maps.values())).grid
         height_m, width_m = self.grid.height * GRID_M, self.grid.width * GRID_M
+        pixels_m = [_gsd(row) for row in (model.label, *(model.adapters[n].row for n in maps))]
         try:
-            self.tiling = Tiling.over(height_m, width_m, ground_m, overlap)
+            self.tiling = Tiling.over(height_m, width_m, ground_m, overlap, pixels_m)
         except ValueError as error:
             raise ConfigError(f"{error}; write --window with a smaller one") from error
         gsd = _gsd(model.label)
@@ -114,7 +117,7 @@ class _Scene:
         width = round(width_m / gsd)
         self._blend = Blend(channels, width, self._size, round(self._size * overlap))
 
-    def add_row(self, top: int, batch: int) -> None:
+    def add_row(self, top: float, batch: int) -> None:
         """Predict one row of windows into the blend."""
         waiting: list[Window] = []
         for window in self._windows(top):
@@ -125,12 +128,12 @@ class _Scene:
         if waiting:
             self._predict(waiting)
 
-    def finished(self, next_top: int | None) -> tuple[int, np.ndarray, np.ndarray]:
+    def finished(self, next_top: float | None) -> tuple[int, np.ndarray, np.ndarray]:
         """Rows that no later window reaches: their top, means [C, h, W], covered [h, W]."""
         gsd = _gsd(self._model.label)
         return self._blend.finished(self._height if next_top is None else round(next_top / gsd))
 
-    def _windows(self, top: int) -> Iterator[Window]:
+    def _windows(self, top: float) -> Iterator[Window]:
         """Windows with a measurement of any modality."""
         for left in self.tiling.lefts:
             images, measured = {}, np.zeros((self._size, self._size), dtype=bool)
@@ -190,6 +193,8 @@ def _values(
 
 def _sides(model: SavedModel, asked: float | None) -> tuple[float, float]:
     """Side of a window on the ground, and of the ground that the backbone is shown it as."""
+    if asked is not None and not 0 < asked < math.inf:
+        raise ConfigError(f"--window {asked:g}: write the side of a window in metres, above 0")
     ground, shown = max(zip(model.ground_m, model.window_m, strict=True))
     if asked in (None, ground):
         return ground, shown

@@ -1,5 +1,7 @@
 """Windows over a scene, and their blend."""
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -9,11 +11,12 @@ from pipeline.data.transforms import GRID_M
 from pipeline.generate.tiling import Blend, Tiling, ramp
 
 WINDOW_M = 480.0
+PIXELS = st.lists(st.sampled_from([0.05, 0.2, 0.3, 0.7, 1.0, 1.5, 10.0, 20.0]), min_size=1)
 
 
 @given(st.integers(480, 9000), st.integers(480, 5000), st.floats(0, 0.75))
 def test_windows_cover_a_scene_and_overlap_as_asked(height, width, overlap):
-    tiling = Tiling.over(height, width, WINDOW_M, overlap)
+    tiling = Tiling.over(height, width, WINDOW_M, overlap, [10.0, 60.0])
     for starts, extent in ((tiling.tops, height), (tiling.lefts, width)):
         assert starts[0] == 0
         assert all(s % GRID_M == 0 for s in starts)
@@ -23,9 +26,65 @@ def test_windows_cover_a_scene_and_overlap_as_asked(height, width, overlap):
         assert (steps <= max(GRID_M, WINDOW_M * (1 - overlap))).all()
 
 
+@given(PIXELS, st.integers(2, 60), st.integers(0, 9), st.sampled_from([0, 0.1, 0.25, 0.5, 0.75]))
+def test_windows_of_any_ground_leave_no_gap_on_whole_pixels(pixels, size, room, overlap):
+    """A window is some pixels of the coarsest map; a scene is whole pixels of each."""
+    common = math.lcm(*(round(100 * side) for side in pixels)) / 100
+    window_m = size * max(pixels)
+    extent_m = common * (math.ceil(window_m / common) + room)
+    starts = Tiling.over(extent_m, window_m, window_m, overlap, pixels).tops
+    assert starts[0] == 0
+    assert (np.diff(starts) > 0).all()
+    for side in pixels:
+        places = np.array([round(s / side) for s in starts])
+        num, whole = round(window_m / side), round(extent_m / side)
+        assert (np.diff(places) <= num).all()
+        assert places[-1] + num >= whole
+    if common <= window_m:
+        assert all(math.isclose(s, round(s / common) * common, abs_tol=1e-6) for s in starts)
+        assert (np.diff(starts) <= max(common, window_m * (1 - overlap)) + 1e-6).all()
+
+
+@pytest.mark.parametrize(
+    ("window_m", "pixels", "steps"),
+    [
+        (51.2, [0.2], 38.4),
+        (64.0, [10.0], 40.0),
+        (79.0, [1.0], 59.0),
+        (80.0, [10.0], 60.0),
+        (80.0, [0.31, 10.0], 60.0),
+        (40.0, [0.3, 20.0], 20.0),
+    ],
+)
+def test_small_windows_overlap_as_asked(window_m, pixels, steps):
+    found = Tiling.over(window_m, 20 * window_m, window_m, 0.25, pixels).lefts
+    assert np.diff(found)[:-1] == pytest.approx(steps)
+
+
+@given(st.integers(8, 200), st.integers(0, 300), st.floats(0, 0.75))
+def test_where_the_grid_of_60_m_does_windows_lie_as_ever(window, room, overlap):
+    """As maps were made by earlier versions: the same windows, to the bit."""
+    window_m, extent_m = 10.0 * window, 10.0 * (window + room)
+    step = int(window_m * (1 - overlap) // GRID_M) * GRID_M
+    if step:
+        last = -int(-(extent_m - window_m) // GRID_M) * GRID_M
+        found = Tiling.over(extent_m, window_m, window_m, overlap, [10.0, 20.0]).tops
+        assert found == (*range(0, last, step), last)
+        assert all(isinstance(s, int) for s in found)
+
+
+def test_sizes_that_are_not_exact_make_no_window_more():
+    # 256 x 0.3 m, and 1000 of them as a scene counts its metres.
+    window_m = 256 * 0.3
+    assert Tiling.over(256 / (10 / 0.3) * 10, window_m, window_m, 0.25, [0.3]).tops == (0,)
+    found = Tiling.over(1024 / (10 / 0.3) * 10, window_m, window_m, 0.25, [0.3]).tops
+    assert len(found) == 5
+    assert found[-1] == pytest.approx(768 * 0.3)
+
+
 def test_a_scene_smaller_than_a_window_is_refused():
     with pytest.raises(ValueError, match="smaller than a window"):
-        Tiling.over(470, 900, WINDOW_M, 0.25)
+        Tiling.over(470, 900, WINDOW_M, 0.25, [10.0])
 
 
 def blended(scene, size, tops, lefts, overlap):

@@ -115,6 +115,35 @@ def test_a_scene_is_shown_at_the_scale_of_training(made, tmp_path, window_m):  #
             predict_scene(loaded, {"S2": path}, tmp_path / "x.tif", window_m=70)
 
 
+@pytest.mark.parametrize("gsd", [0.2, 0.3])
+@pytest.mark.parametrize(("height", "width"), [(50, 70), (64, 123)])
+def test_images_of_small_pixels_are_mapped_without_gaps(made, tmp_path, gsd, height, width):  # noqa: F811
+    """Samples of 3 to 5 m, as aerial images have them, and scenes that are no multiple of 60 m."""
+    config = made(keep_models=True)
+    task = config.tasks["masks"].model_dump()
+    task["data"]["images"]["image"]["gsd_m"] = gsd
+    for path in (tmp_path / "data").glob("*.tif"):
+        pixels_of(path, gsd)
+    task["window_m"] = 160
+    transfer(made(keep_models=True, tasks={"masks": task}))
+    (folder,) = (config.out / "models").iterdir()
+    path, where = scene(tmp_path, height, width)
+    pixels_of(path, gsd)
+    predict_scene(load_model(folder, CPU), {"S2": path}, tmp_path / "map.tif")
+    with rasterio.open(tmp_path / "map.tif") as file:
+        found = file.read(1)
+        assert file.shape == (height, width)
+    assert (found != 255).all()
+    assert (found == where).mean() > 0.85
+
+
+def pixels_of(path, gsd):
+    from rasterio.transform import Affine
+
+    with rasterio.open(path, "r+") as file:
+        file.transform = Affine(gsd, 0, 500_000, 0, -gsd, 5_600_000)
+
+
 @pytest.mark.parametrize("told_by", ["nodata", "mask"])
 def test_a_file_tells_what_was_measured_where_its_modality_cannot(tmp_path, told_by):
     """Zeros of an 8-bit image may be black; the file's own nodata, or mask, says which are nothing."""
@@ -140,6 +169,12 @@ def test_what_cannot_be_mapped_is_told(model, tmp_path, made, capsys):  # noqa: 
         predict_scene(loaded, {"DEM": path}, tmp_path / "x.tif")
     with pytest.raises(ConfigError, match="not a multiple of the backbone's patches of 40 m"):
         predict_scene(loaded, {"S2": path}, tmp_path / "x.tif", window_m=170)
+    for none in (0.0, -80.0, float("nan"), float("inf")):
+        with pytest.raises(ConfigError, match="write the side of a window in metres, above 0"):
+            predict_scene(loaded, {"S2": path}, tmp_path / "x.tif", window_m=none)
+    arguments = ["--model", str(model), "--input", f"S2={path}", "--out", str(tmp_path / "x.tif")]
+    assert main(["predict", *arguments, "--window", "0"]) == 2
+    assert "--window 0: write the side" in capsys.readouterr().err
     with pytest.raises(ConfigError, match="write --window with a smaller one"):
         predict_scene(loaded, {"S2": path}, tmp_path / "x.tif", window_m=800)
     (tmp_path / "broken.tif").write_bytes(b"II*\0 nothing")
