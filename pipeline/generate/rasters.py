@@ -1,6 +1,6 @@
 """Maps in files, read and written window by window: GeoTIFF, or .npy without a place.
 
-Windows may reach beyond a map; what is not there is nodata.
+Windows may reach beyond a map; what is not there is nodata: the registry's, whatever the file's is.
 """
 
 import warnings
@@ -14,6 +14,7 @@ import numpy as np
 from configs import ConfigError
 from configs.schema import Modality
 from pipeline.engine.errors import RunError
+from shards.sources.convert import invalid_pixels, to_row
 from shards.sources.grid import GRID_M, Grid, centre_at, difference, grid_at, grid_of
 
 _METRES_PER_DEGREE = 111_320
@@ -26,7 +27,10 @@ class Raster(Protocol):
     path: Path
 
     def read(self, top: int, left: int, height: int, width: int) -> np.ndarray:
-        """[C, height, width] in the file's type; nodata outside."""
+        """[C, height, width] in a type that holds the modality's nodata; nodata outside.
+
+        Raises SampleError for a class map whose values are no classes.
+        """
         ...
 
 
@@ -48,6 +52,7 @@ class _Npy:
 
     def read(self, top: int, left: int, height: int, width: int) -> np.ndarray:
         part = self._array[:, max(0, top) : top + height, max(0, left) : left + width]
+        part = _converted(part, None, self._row, self.path)
         return _padded(part, self._row, max(0, -top), max(0, -left), height, width)
 
 
@@ -64,12 +69,7 @@ class _Tif:
         rows = max(0, min(top + height, self._file.height) - first_row)
         columns = max(0, min(left + width, self._file.width) - first_column)
         window = Window(first_column, first_row, columns, rows)  # type: ignore[call-arg]
-        part = self._file.read(window=window)
-        if self._file.nodata is not None and self._row.nodata is not None:
-            nodata = self._file.nodata
-            if np.isnan(self._row.nodata):
-                part = part.astype(np.float32)
-            part[np.isnan(part) if np.isnan(nodata) else part == nodata] = self._row.nodata
+        part = _converted(self._file.read(window=window), self._file.nodata, self._row, self.path)
         return _padded(part, self._row, first_row - top, first_column - left, height, width)
 
 
@@ -114,40 +114,44 @@ def check_same_ground(rasters: dict[str, Raster]) -> None:
 def created(
     path: Path, row: Modality, grid: Grid, num_bands: int, dtype: str, nodata: float | None
 ) -> Iterator[Writer]:
-    """A map of this modality on the ground of `grid`; under its own name only when it is whole."""
+    """A map of this modality on the ground of `grid`; under its own name when it is whole, or gone."""
     assert row.gsd_m is not None
     scale = row.gsd_m / 10.0
     height, width = round(grid.height / scale), round(grid.width / scale)
     partial = path.with_name(path.name + ".partial")
-    if path.suffix == ".npy":
-        array = np.lib.format.open_memmap(partial, "w+", dtype, (num_bands, height, width))
-        yield _NpyWriter(array)
-        array.flush()
-    else:
-        import rasterio
-        from rasterio.errors import NotGeoreferencedWarning
-        from rasterio.transform import Affine
+    try:
+        if path.suffix == ".npy":
+            array = np.lib.format.open_memmap(partial, "w+", dtype, (num_bands, height, width))
+            yield _NpyWriter(array)
+            array.flush()
+        else:
+            import rasterio
+            from rasterio.errors import NotGeoreferencedWarning
+            from rasterio.transform import Affine
 
-        transform = None
-        if grid.transform is not None:
-            a, b, c, d, e, f = grid.transform
-            transform = Affine(a * scale, b * scale, c, d * scale, e * scale, f)
-        profile = {
-            "driver": "GTiff", "height": height, "width": width, "count": num_bands,
-            "dtype": dtype, "crs": grid.crs, "transform": transform, "nodata": nodata,
-            "tiled": True, "blockxsize": 256, "blockysize": 256, "compress": "deflate",
-            "BIGTIFF": "IF_SAFER",
-        }  # fmt: skip
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", NotGeoreferencedWarning)
-            file = rasterio.open(
-                partial, "w", **{k: v for k, v in profile.items() if v is not None}
-            )
-        with file:
-            if num_bands == row.num_bands:
-                for number, band in enumerate(row.bands, 1):
-                    file.set_band_description(number, band)
-            yield _TifWriter(file)
+            transform = None
+            if grid.transform is not None:
+                a, b, c, d, e, f = grid.transform
+                transform = Affine(a * scale, b * scale, c, d * scale, e * scale, f)
+            profile = {
+                "driver": "GTiff", "height": height, "width": width, "count": num_bands,
+                "dtype": dtype, "crs": grid.crs, "transform": transform, "nodata": nodata,
+                "tiled": True, "blockxsize": 256, "blockysize": 256, "compress": "deflate",
+                "BIGTIFF": "IF_SAFER",
+            }  # fmt: skip
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", NotGeoreferencedWarning)
+                file = rasterio.open(
+                    partial, "w", **{k: v for k, v in profile.items() if v is not None}
+                )
+            with file:
+                if num_bands == row.num_bands:
+                    for number, band in enumerate(row.bands, 1):
+                        file.set_band_description(number, band)
+                yield _TifWriter(file)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
     partial.replace(path)
 
 
@@ -202,11 +206,27 @@ def _has_its_pixels(grid: Grid) -> bool:
     return bool(np.all(np.abs(sides - GRID_M) < most))
 
 
+def _converted(part: np.ndarray, nodata: float | None, row: Modality, path: Path) -> np.ndarray:
+    """The same values in a type that holds the modality's nodata, which takes the place of the file's.
+
+    That is the registry's type where it holds all that the file's can, else float32: what was measured need
+    not fit. Whole numbers are classes of the registry's type, or none: then SampleError.
+    """
+    invalid = invalid_pixels(part, nodata)
+    if row.kind == "classes" and part.dtype.kind != "f":
+        return to_row(part, invalid, row, path) if part.size else part.astype(row.dtype)
+    kept = np.can_cast(part.dtype, row.dtype)
+    values = part.astype(row.dtype if kept else np.float32)
+    if invalid is not None and row.nodata is not None:
+        values[invalid] = row.nodata
+    return values
+
+
 def _padded(
     part: np.ndarray, row: Modality, top: int, left: int, height: int, width: int
 ) -> np.ndarray:
     if part.shape[1:] == (height, width):
-        return np.array(part)
+        return part
     fill = 0 if row.nodata is None else row.nodata
     whole = np.full((len(part), height, width), fill, dtype=part.dtype)
     whole[:, top : top + part.shape[1], left : left + part.shape[2]] = part
