@@ -246,7 +246,7 @@ def _score(guess: Raster, truth: Raster, row: Modality) -> MapScore:
         count = min(ROWS_AT_ONCE, height - top)
         a, b = (r.read(top, 0, count, width) for r in (guess, truth))
         # What the sources did not show is no mistake of the model.
-        known = (np.isfinite(a) if a.dtype.kind == "f" else a != _unseen(row)).all(0)
+        known = measured_pixels(a, row) if a.dtype.kind == "f" else (a != _unseen(row)).all(0)
         if known.any():
             score.add(a[:, known][:, None], b[:, known][:, None])
     return score

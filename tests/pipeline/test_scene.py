@@ -161,6 +161,21 @@ def test_what_the_sources_do_not_show_is_no_mistake(run, s2, tmp_path):
         assert _score(a, b, row).values()["accuracy"] == 0.5
 
 
+def test_heights_that_the_sources_do_not_show_are_no_mistake(run, s2, tmp_path):
+    x = s2.copy()
+    x[:, :, 40:] = modality("S2L2A").nodata
+    source = write_tif(tmp_path / "s2.tif", x)
+    truth = write_tif(tmp_path / "dem.tif", np.full((1, 55, 70), 300, dtype=np.int16))
+    generate(asked(run, tmp_path / "out", inputs={"S2L2A": source}, target=["DEM"],
+                   truth={"DEM": truth}, scene={"overlap": 0}))  # fmt: skip
+    with rasterio.open(tmp_path / "out/DEM.tif") as made:
+        heights = made.read()
+    assert np.isnan(heights[..., 48:]).all()
+    found = json.loads((tmp_path / "out/scores.json").read_text())["scores"]["DEM"]
+    wanted = np.sqrt(np.nanmean((heights.astype(np.float64) - 300) ** 2))
+    assert found["rmse"]["model"] == pytest.approx(wanted)
+
+
 def test_degrees_are_taken_for_metres_where_the_map_lies(run, s2, tmp_path):
     fine, coarse = 10 / 111_320, 30 / 111_320
     for name, pixel, y in (("coarse", coarse, 0.1), ("north", fine, 60.0)):
