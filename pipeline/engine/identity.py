@@ -13,9 +13,10 @@ from pipeline.engine.errors import RunError
 
 MADE_OF = "made_of"
 """Key of the digest in a result's record."""
+_ADVICE = "name a finished run or an artifact"
 
 
-def artifact_folder(path: Path, advice: str = "name a finished run or an artifact") -> Path:
+def artifact_folder(path: Path, advice: str = _ADVICE) -> Path:
     """The folder of a run's model, or of an artifact itself. Raises RunError where there is none."""
     for folder in (path, path / "artifact"):
         if (folder / "config.json").is_file():
@@ -23,7 +24,7 @@ def artifact_folder(path: Path, advice: str = "name a finished run or an artifac
     raise RunError(f"no model in {path}; {advice}")
 
 
-def model_digest(path: Path, advice: str = "name a finished run or an artifact") -> str:
+def model_digest(path: Path, advice: str = _ADVICE) -> str:
     """Names exactly these weights: hex digest of the files of a run's model, or of an artifact.
 
     Raises RunError where there is none.

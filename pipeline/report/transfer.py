@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.report.files import Record, read_arrays, read_json, read_objects, read_yaml
+from pipeline.transfer.done import SCORES
 from pipeline.transfer.record import FILE, whole_cells
 from pipeline.transfer.summary import latest
-from pipeline.transfer.weights import SCORES
 
 _SCRATCH = "-scratch"
 

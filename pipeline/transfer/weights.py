@@ -4,28 +4,22 @@ from pathlib import Path
 
 import xxhash
 
-from pipeline.engine.errors import RunError
+from pipeline.engine import identity
 
 TIMM = "timm:"
+_ADVICE = "write backbone=RUN with a finished run, an artifact, or timm:NAME"
 
 
 def backbone_digest(text: str) -> str:
-    """Names exactly these weights: hex digest of the artifact's files; of a timm model, of its name."""
+    """Names exactly these weights: hex digest of the artifact's files; of a timm model, of its name.
+
+    Raises RunError where there is no such artifact.
+    """
     if text.startswith(TIMM):
         return xxhash.xxh3_64_hexdigest(text.encode())
-    found = xxhash.xxh3_64()
-    for path in sorted(artifact_folder(Path(text)).glob("*")):
-        with path.open("rb") as file:
-            while block := file.read(1 << 22):
-                found.update(block)
-    return found.hexdigest()
+    return identity.model_digest(Path(text), _ADVICE)
 
 
 def artifact_folder(path: Path) -> Path:
     """The folder of a run's model. Raises RunError where there is none."""
-    for folder in (path, path / "artifact"):
-        if (folder / "config.json").is_file():
-            return folder
-    raise RunError(
-        f"no model in {path}; write backbone=RUN with a finished run, an artifact, or timm:NAME"
-    )
+    return identity.artifact_folder(path, _ADVICE)
