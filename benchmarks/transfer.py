@@ -107,7 +107,7 @@ def measure(folder: Path, scene: Path, bands: int, window_px: int) -> dict[str, 
     model = SavedModel(
         backbone, head.to(device).eval().requires_grad_(False), {"S2": Adapter(row, intake, None)},
         {"S2": "S2"}, layers_for("linear", backbone.depth), label, "segmentation",
-        tuple(range(CLASSES)), Scale(), window_m, window_m, {},
+        tuple(range(CLASSES)), Scale(), window_m, window_m, {}, {},
     )  # fmt: skip
     loaded = _peak_mb()
     started = time.perf_counter()

@@ -14,7 +14,7 @@ import numpy as np
 
 from configs import ConfigError, modality_registry
 from configs.registry import BandStatistics
-from configs.schema import ClassFolders, ImageFile, ImageTable, Modality
+from configs.schema import ClassFolders, ImageFile, ImageTable, Modality, TaskConfig
 from pipeline.transfer.samples import SPLITS, check_apart, check_folder, file_state, share_of
 from shards.errors import SampleError, SourceError
 from shards.sources.convert import invalid_pixels
@@ -44,6 +44,17 @@ def open_files(config: ClassFolders | ImageTable, task: str) -> "_Files":
         return _Files({config.image.modality: config.image}, row, entries)
     entries, row = _table(config, task)
     return _Files({i.modality: i for i in config.images.values()}, row, entries)
+
+
+def told_nodata(config: TaskConfig) -> dict[str, float]:
+    """{modality: the value that a task's data says was not measured}, of folders and tables of images."""
+    data = config.data
+    images: list[ImageFile] = []
+    if isinstance(data, ClassFolders):
+        images = [data.image]
+    elif isinstance(data, ImageTable):
+        images = [*data.images.values()]
+    return {i.modality: i.nodata for i in images if i.nodata is not None}
 
 
 class _Files:

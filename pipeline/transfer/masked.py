@@ -1,4 +1,4 @@
-"""Rasters of modalities that have no nodata: what was measured is then told by the file's own mask."""
+"""What was measured: by the file's mask where a modality has no nodata, and by a value that a task names."""
 
 import warnings
 from collections.abc import Iterator
@@ -10,6 +10,7 @@ import numpy as np
 
 from configs.schema import Modality
 from pipeline.generate.rasters import Raster, opened
+from shards.sources.convert import invalid_pixels
 
 
 class _Masked:
@@ -34,9 +35,32 @@ class _Masked:
         return part
 
 
+class _Told:
+    """A value that stands for no measurement, whatever the file says: NaN or the modality's nodata."""
+
+    def __init__(self, raster: Raster, nodata: float, row: Modality):
+        self._raster, self._nodata, self._row = raster, nodata, row
+        self.grid, self.path = raster.grid, raster.path
+
+    def read(self, top: int, left: int, height: int, width: int) -> np.ndarray:
+        part = self._raster.read(top, left, height, width)
+        invalid = invalid_pixels(part, self._nodata)
+        if self._row.nodata is None:
+            part = part.astype(np.float32)
+        if invalid is not None:
+            part[invalid] = np.nan if self._row.nodata is None else self._row.nodata
+        return part
+
+
 @contextmanager
-def measured_raster(path: Path, row: Modality) -> Iterator[Raster]:
-    """A map of this modality. Raises RunError for a file that is not one."""
+def measured_raster(path: Path, row: Modality, nodata: float | None = None) -> Iterator[Raster]:
+    """A map of this modality, `nodata` being no measurement. Raises RunError for a file that is not one."""
+    with _masked(path, row) as raster:
+        yield raster if nodata is None else _Told(raster, nodata, row)
+
+
+@contextmanager
+def _masked(path: Path, row: Modality) -> Iterator[Raster]:
     with opened(path, row) as raster:
         if row.nodata is not None or path.suffix == ".npy":
             yield raster

@@ -18,6 +18,7 @@ from pipeline.engine.artifact import RECORD, read_record, read_weights, write_ar
 from pipeline.engine.errors import RunError
 from pipeline.transfer.adapt import Adapter
 from pipeline.transfer.backbone import Backbone, Intake
+from pipeline.transfer.files import told_nodata
 from pipeline.transfer.fit import Scale
 from pipeline.transfer.heads import layers_for, make_head
 from pipeline.transfer.opening import open_backbone
@@ -32,7 +33,7 @@ class SavedModel(NamedTuple):
     """A model ready to predict: frozen, on its device.
 
     It was trained on images of `ground_m`, shown to the backbone as `window_m`; `without_bands` were hidden
-    from it and are again.
+    from it and are again. `nodata` was no measurement in files of a modality, by its own name.
     """
 
     backbone: Backbone
@@ -47,6 +48,7 @@ class SavedModel(NamedTuple):
     ground_m: tuple[float, float]
     window_m: tuple[float, float]
     without_bands: Mapping[str, tuple[str, ...]]
+    nodata: Mapping[str, float]
 
 
 def save_model(
@@ -85,6 +87,7 @@ def save_model(
         "ground_m": list(task.ground_m),
         "window_m": list(task.window_m),
         "given": given.model_dump(mode="json"),
+        "nodata": told_nodata(task.config),
         "inputs": {
             name: {
                 "own": task.own_name(name),
@@ -142,7 +145,7 @@ def load_model(folder: Path, device: torch.device) -> SavedModel:
         adapters, own, layers_for(record["head"], backbone.depth), label, record["type"],
         tuple(record["values"]), Scale(*record["scale"]),
         (ground_m[0], ground_m[1]), (window_m[0], window_m[1]),
-        InputSet.model_validate(record["given"]).without_bands,
+        InputSet.model_validate(record["given"]).without_bands, record.get("nodata", {}),
     )  # fmt: skip
 
 

@@ -70,7 +70,9 @@ def predict_scene(
         raise ConfigError(f"{', '.join(sorted(stray))}: the model takes {', '.join(theirs)}")
     with ExitStack() as stack:
         maps: dict[str, Raster] = {
-            theirs[own]: stack.enter_context(measured_raster(path, model.adapters[theirs[own]].row))
+            theirs[own]: stack.enter_context(
+                measured_raster(path, model.adapters[theirs[own]].row, model.nodata.get(own))
+            )
             for own, path in inputs.items()
         }
         check_same_ground(maps)

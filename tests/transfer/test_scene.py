@@ -144,7 +144,26 @@ def pixels_of(path, gsd):
         file.transform = Affine(gsd, 0, 500_000, 0, -gsd, 5_600_000)
 
 
-@pytest.mark.parametrize("told_by", ["nodata", "mask"])
+def test_what_training_was_told_is_no_measurement_is_none_in_a_scene(made, tmp_path):  # noqa: F811
+    """The scene's file does not say so itself."""
+    config = made(keep_models=True)
+    task = config.tasks["masks"].model_dump()
+    task["data"]["images"]["image"]["nodata"] = -1.0
+    transfer(made(keep_models=True, tasks={"masks": task}))
+    (folder,) = (config.out / "models").iterdir()
+    maps = []
+    for told in (-1.0, None):
+        path, _ = scene(tmp_path, nodata=-1.0)
+        with rasterio.open(path, "r+") as file:
+            file.nodata = told
+        predict_scene(load_model(folder, CPU), {"S2": path}, tmp_path / "map.tif")
+        with rasterio.open(tmp_path / "map.tif") as file:
+            maps.append(file.read(1))
+    assert (maps[0][:17, :17] == 255).all()
+    assert np.array_equal(*maps)
+
+
+@pytest.mark.parametrize("told_by", ["nodata", "mask", "task"])
 def test_a_file_tells_what_was_measured_where_its_modality_cannot(tmp_path, told_by):
     """Zeros of an 8-bit image may be black; the file's own nodata, or mask, says which are nothing."""
     row = modality("S2RGB")
@@ -155,7 +174,7 @@ def test_a_file_tells_what_was_measured_where_its_modality_cannot(tmp_path, told
     if told_by == "mask":
         with rasterio.open(path, "r+") as file:
             file.write_mask((image[0] > 0).astype(np.uint8) * 255)
-    with measured_raster(path, row) as raster:
+    with measured_raster(path, row, 0 if told_by == "task" else None) as raster:
         found = measured_pixels(raster.read(-2, 3, 10, 20), row)
     wanted = np.zeros((10, 20), dtype=bool)
     wanted[2:, :17] = image[0, :8, 3:] > 0
