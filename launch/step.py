@@ -24,6 +24,7 @@ from configs.schema import (
     TokenizeConfig,
     TransferConfig,
 )
+from pipeline.engine.identity import trained_on
 
 Launch = Literal["ranks", "single", "mpi"]
 Package = Literal["shards", "pipeline"]
@@ -88,12 +89,17 @@ class Step:
         return [sys.executable, "-m", self.package, *self.args]
 
     def is_done(self) -> bool:
-        """True when the output is committed and was made with this very configuration."""
+        """True when the output is committed and was made with this very configuration, on the data of now."""
         if self.record is None or not self.markers:
             return False
         if not all(path.is_file() for path in (self.record, *self.markers)):
             return False
-        return self.record.read_text() == to_yaml(self.config)
+        if self.record.read_text() != to_yaml(self.config):
+            return False
+        # On other data it is for the command to say what can be done.
+        return not isinstance(self.config, RunConfig) or trained_on(
+            self.config.out, self.config.data
+        )
 
     @property
     def keeps_its_own_record(self) -> bool:

@@ -22,7 +22,7 @@ from configs.schema import (
     TokenizeConfig,
 )
 from pipeline import downstream, exchange
-from pipeline.console import exit_with, finished, tell
+from pipeline.console import exit_with, finished, tell, training_finished
 
 if TYPE_CHECKING:
     from pipeline.engine.monitor import Monitor
@@ -51,7 +51,7 @@ def train(config: ConfigOption, overrides: Overrides = None) -> None:
         raise ConfigError(
             f"{config}: nothing to train in a {getattr(loaded, 'kind', '?')} configuration"
         )
-    if finished(loaded.out / "DONE", loaded):
+    if training_finished(loaded):
         tell(f"{_title(loaded):<18} already done: {loaded.out}")
         return
     if (loaded.out / "KILL").exists():

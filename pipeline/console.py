@@ -6,7 +6,7 @@ from pathlib import Path
 import typer
 
 from configs import to_yaml
-from configs.schema import Frozen
+from configs.schema import Frozen, RunConfig
 
 
 def tell(text: str) -> None:
@@ -31,6 +31,13 @@ def finished(marker: Path, config: Frozen, made_of: Callable[[], str] | None = N
         return is_made_of(marker, made_of())
     except (RunError, OSError):
         return True
+
+
+def training_finished(config: RunConfig) -> bool:
+    """The run is done, by this very configuration, on the data that is there now."""
+    from pipeline.engine.identity import trained_on
+
+    return finished(config.out / "DONE", config) and trained_on(config.out, config.data)
 
 
 def exit_with(work: Callable[[], int]) -> None:

@@ -31,6 +31,11 @@ from shards.stats import Statistics
 from shards.writer import ShardWriter
 
 
+def made_by(info: dict[str, Any]) -> dict[str, Any]:
+    """What makes two extras the same: all that is told of them but where from here their maker lies."""
+    return {key: value for key, value in info.items() if key != "artifact"}
+
+
 class ExtraWriter:
     """Write the extra `name` of a data set; resumable, slot by slot aligned with its samples.
 
@@ -183,7 +188,7 @@ class ExtraWriter:
             mine["modality"] = finite(self.row.content())
         if path.exists():
             theirs = json.loads(path.read_bytes())
-            if theirs != mine:
+            if {**theirs, "info": made_by(theirs["info"])} != {**mine, "info": made_by(self.info)}:
                 raise ShardError(
                     f"{self.folder} was begun with {theirs}, now {mine} is asked for; they must not "
                     "mix: remove the folder, or choose another name"

@@ -16,6 +16,7 @@ from configs.schema.data import DataConfig, SampleFilter
 from configs.schema.modality import Modality
 from shards.dataset import Dataset, open_dataset
 from shards.errors import ShardError
+from shards.extra import made_by
 from shards.files import finite
 from shards.sample import Part, SampleMeta
 
@@ -45,7 +46,7 @@ class MixedDataset:
     @property
     def fingerprint(self) -> str:
         """Hex digest over the members' fingerprints, in order."""
-        return xxhash.xxh3_128_hexdigest(" ".join(m.fingerprint for m in self.members).encode())
+        return mixed_fingerprint([m.fingerprint for m in self.members])
 
     @property
     def statistics(self) -> dict[str, BandStatistics]:
@@ -138,7 +139,7 @@ class MixedDataset:
         found = [m.extra_manifest(name) for m in self.members if name in m.extras]
         if not found:
             self.members[0].extra_manifest(name)
-        if any(other["info"] != found[0]["info"] for other in found[1:]):
+        if any(made_by(other["info"]) != made_by(found[0]["info"]) for other in found[1:]):
             raise ShardError(
                 f"the extra {name} was made differently in the data sets that are mixed; make it "
                 "with the same tokenizer in all of them"
@@ -157,6 +158,11 @@ class MixedDataset:
             raise IndexError(f"sample {i} of {self.num_samples}")
         m = int(np.searchsorted(self.bounds, i, side="right")) - 1
         return self.members[m], i - self.bounds[m]
+
+
+def mixed_fingerprint(fingerprints: Sequence[str]) -> str:
+    """Hex digest of data sets that are read one after the other."""
+    return xxhash.xxh3_128_hexdigest(" ".join(fingerprints).encode())
 
 
 def union(listed: Sequence[tuple[Path, Mapping[str, Modality]]]) -> dict[str, Modality]:

@@ -69,9 +69,10 @@ print(value)' "$@"
 leave_if_done() {
     if [[ -e "$1/DONE" && -e "$1/config.yaml" ]] && "$PYTHON" -c '
 import sys
-from configs import load_config, to_yaml
-saved, config, *changes = sys.argv[1:]
-sys.exit(open(saved).read() != to_yaml(load_config(config, changes)))' "$1/config.yaml" "${@:2}"; then
+from configs import load_config
+from pipeline.console import training_finished
+config, *changes = sys.argv[1:]
+sys.exit(not training_finished(load_config(config, changes)))' "${@:2}"; then
         say "$1/DONE exists, nothing to do"
         exit 0
     fi

@@ -8,6 +8,7 @@ the data back.
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -87,13 +88,19 @@ class Guard:
             "loss": asdict(self.loss),
             "norm": asdict(self.norm),
             "steps": self.steps,
-            "skipped": self.skipped,
+            # A copy: a commit is written while training goes on.
+            "skipped": list(self.skipped),
         }
 
-    def restore(self, state: dict[str, Any]) -> None:
+    def restore(self, state: dict[str, Any], left_out: Sequence[tuple[int, int]] = ()) -> None:
+        """Go on from a commit; skips over data that is left out since are no reason to go back again."""
         self.loss, self.norm = Running(**state["loss"]), Running(**state["norm"])
         self.steps = state["steps"]
-        self.skipped = [tuple(s) for s in state["skipped"]]
+        self.skipped = [
+            (step, position)
+            for step, position in state["skipped"]
+            if not any(start <= position < stop for start, stop in left_out)
+        ]
 
     def _limit(self, running: Running) -> float:
         if not self.config.spike_factor or self.steps < self.config.warmup_steps:

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import xxhash
 
+from configs.schema import DataConfig
 from pipeline.engine.errors import RunError
+from shards.mixed import mixed_fingerprint
 
 MADE_OF = "made_of"
 """Key of the digest in a result's record."""
@@ -49,6 +51,19 @@ def digest_of(models: Iterable[Path], files: Iterable[Path], shards: str | None 
     if shards is not None and (manifest := Path(shards) / "manifest.json").is_file():
         parts.append(json.loads(manifest.read_text())["fingerprint"])
     return xxhash.xxh3_64_hexdigest(json.dumps(parts).encode())
+
+
+def trained_on(run: Path, data: DataConfig) -> bool:
+    """Whether a run's data is still what it was trained on; what is gone, or behind a URL, did not change."""
+    found = []
+    try:
+        for folder in (data.shards, *(member.shards for member in data.mix)):
+            manifest = json.loads((Path(str(folder)) / "manifest.json").read_text())
+            found.append(manifest["fingerprint"])
+        told = json.loads((run / "run.json").read_text())["dataset"]["fingerprint"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return True
+    return told == (mixed_fingerprint(found) if data.mix else found[0])
 
 
 def is_made_of(marker: Path, digest: str) -> bool:

@@ -124,6 +124,8 @@ def write_records(
     folder: Path, config: RunConfig, world_size: int, step: int, about: dict[str, Any]
 ) -> None:
     """Everything the run was made of, beside what it makes; and that it has started once more."""
+    # First: beside the new configuration it would say that what begins now is done.
+    (folder / "DONE").unlink(missing_ok=True)
     write_atomic(folder / "config.yaml", to_yaml(config))
     started = time.time()
     record = {

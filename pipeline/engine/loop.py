@@ -100,7 +100,7 @@ class Trainer:
         restore(self.engine, folder, commit, self.world, engine.seed, with_optimizer=same)
         self.step = self.committed_step = commit.step
         self.cursor = commit.cursor
-        self.guard.restore(commit.guard)
+        self.guard.restore(commit.guard, self.left_out.stretches)
 
     def announce(self, dataset: dict[str, str]) -> None:
         """Write down what this run is made of and say so."""
@@ -272,7 +272,7 @@ class Trainer:
         restore(self.engine, folder, commit, self.world, self.config.engine.seed)
         self.step = self.committed_step = commit.step
         self.cursor = commit.cursor
-        self.guard.restore(commit.guard)
+        self.guard.restore(commit.guard, self.left_out.stretches)
         self.reporter.rewind(self.step, left, (first, self.left_out.stretches[-1][1]))
         self.samples.rewind(self.step)
         return self._load()

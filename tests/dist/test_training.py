@@ -1,5 +1,6 @@
 """Training on real ranks under ZeRO-2: the same curve whatever happens on the way."""
 
+import json
 import os
 import signal
 import subprocess
@@ -39,6 +40,19 @@ def test_killed_and_started_again_it_ends_where_it_would_have(stage2_argv, undis
     assert curve(out) == undisturbed(argv)
     again = run_ranks(argv, 2, tmp_path / "third")
     assert "already done" in again
+
+
+def test_a_finished_run_that_goes_on_is_not_done_until_it_is(stage2_argv, undisturbed, tmp_path):
+    """However it is stopped on the way: the configuration is the new one at once."""
+    argv, out = stage2_argv
+    run_ranks([*argv, "engine.num_steps=4"], 2, tmp_path / "first")
+    assert (out / "DONE").exists()
+    ranks = Ranks(argv, 2, tmp_path / "second")
+    ranks.wait_for(out / "checkpoints" / "step-00000008" / "MANIFEST.json")
+    ranks.kill()
+    assert not (out / "DONE").exists()
+    assert "goes on from step" in run_ranks(argv, 2, tmp_path / "third")
+    assert json.loads((out / "DONE").read_text())["step"] == 12
 
 
 def test_a_signal_to_one_rank_commits_on_all_and_asks_to_be_requeued(

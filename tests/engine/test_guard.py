@@ -99,6 +99,22 @@ def test_what_a_guard_remembers_survives_a_commit():
     assert again.take(10, 40, math.nan, 0.0, False) is Verdict.ROLL_BACK
 
 
+def test_skips_over_data_that_is_left_out_since_do_not_count_again():
+    """Neither after the return to a commit that knows of them, nor when that commit is resumed."""
+    guard = make(skips_before_rollback=3)
+    for step in (96, 97):
+        guard.take(step, step * 4, math.nan, 0.0, False)
+    commit = guard.state()
+    assert guard.take(101, 404, math.nan, 0.0, False) is Verdict.ROLL_BACK
+    # What a commit keeps is of its own step.
+    assert commit["skipped"] == [(96, 384), (97, 388)]
+    guard.restore(json.loads(json.dumps(commit)), [(384, 408)])
+    assert guard.skipped == []
+    assert guard.take(109, 436, math.nan, 0.0, False) is Verdict.GO_ON
+    guard.restore(commit, [(388, 408)])
+    assert guard.skipped == [(96, 384)]
+
+
 def test_stretches_are_left_out_until_they_are_too_many(tmp_path: Path):
     left_out = LeftOut(tmp_path, 2, alone())
     left_out.add(8, 16)

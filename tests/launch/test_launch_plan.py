@@ -1,3 +1,4 @@
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -137,6 +138,18 @@ def test_a_step_is_done_when_it_is_committed_with_the_same_configuration(tmp_pat
     assert not step.is_done()
     (tmp_path / "DONE").touch()
     assert step.is_done()
+    # What is not there any more did not change; other data did.
+    shards = tmp_path / "shards"
+    (step,) = plan_steps(
+        What.stage2, "configs/stage2/small.yaml", [f"out={tmp_path}", f"data.shards={shards}"]
+    )
+    (tmp_path / "config.yaml").write_text(to_yaml(step.config))
+    (tmp_path / "run.json").write_text(json.dumps({"dataset": {"fingerprint": "a"}}))
+    assert step.is_done()
+    shards.mkdir()
+    for fingerprint, same in (("a", True), ("b", False)):
+        (shards / "manifest.json").write_text(json.dumps({"fingerprint": fingerprint}))
+        assert step.is_done() is same
     (longer,) = plan_steps(
         What.stage2, "configs/stage2/small.yaml", [f"out={tmp_path}", "engine.num_steps=9999"]
     )

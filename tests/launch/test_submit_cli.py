@@ -119,7 +119,7 @@ def test_a_debug_dry_run_names_the_function(root: Path) -> None:
         (["all", "--config", DEMO, "--cluster", "mars"], "there are debug, local, sbatch, slurm"),
         (["all", "--config", DEMO, "--nodes", "2"], "executor local runs on one node"),
         (["all", "--config", DEMO, "--ranks", "2", "--gpus-per-node", "2"], "one rank per GPU"),
-        (["all", "--config", DEMO, "--cluster", DEMO], "a cluster one is needed"),
+        (["all", "--config", DEMO, "--cluster", DEMO], "cluster is needed here"),
     ],
 )
 def test_what_a_user_gets_wrong_is_said_in_one_line(

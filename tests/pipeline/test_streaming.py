@@ -17,6 +17,7 @@ from pipeline.data.order import Order, permute, unpermute
 from pipeline.data.selection import make_stream, select
 from shards import DamagedError, MixedDataset, open_data, open_dataset
 from shards.build import build
+from shards.extra import ExtraWriter
 from tests.pipeline.streams import take
 from tests.shards.helpers import config_for, make_collection
 
@@ -176,6 +177,23 @@ def test_mixed_data_sets_read_as_one(two_sets: tuple[Path, Path]):
     assert mixed.statistics["DEM"].std[0] == pytest.approx(together.std())
     both = mixed.select("train", ["S2L2A"])
     assert both.tolist() == a.select("train", ["S2L2A"]).tolist()
+
+
+def test_tokens_of_one_tokenizer_mix_wherever_their_sets_lie(
+    two_sets: tuple[Path, Path], tmp_path: Path
+):
+    sets = []
+    for number, origin in enumerate(two_sets):
+        folder = shutil.copytree(origin, tmp_path / str(number))
+        dataset = open_dataset(folder)
+        info = {"tokenizer": "abc", "artifact": "../" * (number + 1) + "run/artifact"}
+        writer = ExtraWriter(dataset, "tok", info)
+        for split, name in dataset.shards:
+            tokens = [np.zeros(2, np.uint16) for _ in dataset.shard_samples(split, name)]
+            writer.write_shard(f"{split}/{name}", tokens)
+        writer.commit()
+        sets.append(open_dataset(folder))
+    assert MixedDataset(sets).extra_manifest("tok")["info"]["tokenizer"] == "abc"
 
 
 def test_a_mixture_of_the_configuration_keeps_the_weights(two_sets: tuple[Path, Path]):
