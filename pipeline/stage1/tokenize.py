@@ -7,6 +7,9 @@ same views.
 
 Ranks take shards in turn; a shard is committed whole, so stopping and starting again, with any number
 of ranks, repeats no finished shard and changes no byte.
+
+A damaged part has no tokens. Once it is whole again, the next run makes its shard anew; a shard whose
+damage is still there is left as it is.
 """
 
 import os
@@ -30,6 +33,7 @@ from pipeline.stage1.place_time import COORDINATE_SCHEMES, DATE_SIZES, VERSION, 
 from pipeline.stage1.text import TextTokenizer
 from shards import DamagedError, Dataset, open_dataset
 from shards.extra import ExtraWriter
+from shards.record import Fault
 from shards.sample import Part
 
 Encode = Callable[[list[Any]], list[np.ndarray]]
@@ -61,8 +65,15 @@ def tokenize(config: TokenizeConfig) -> int:
             f"tokenizers work on windows of different size on the ground: {sorted(windows)} m; "
             "train them with matching tokenizer.crop_px"
         )
+    damaged = {}
     for name, (info, encode) in plans.items():
-        _add(name, info, encode, dataset, config.batch, world)
+        damaged[name] = _add(name, info, encode, dataset, config.batch, world)
+    if world.is_main and any(damaged.values()):
+        which = ", ".join(f"{count} of {name}" for name, count in damaged.items() if count)
+        say(
+            f"tokenize damaged parts without tokens: {which}; run `python -m shards repair "
+            f"{dataset.path}`, then the same command again: it makes their shards anew"
+        )
     return lifecycle.OK
 
 
@@ -73,15 +84,35 @@ def _add(
     dataset: Dataset,
     batch: int,
     world: distributed.World,
-) -> None:
-    """Write and commit one token modality."""
-    # Opening sweeps what a crash left: one rank does it before any other writes.
+) -> int:
+    """Write and commit one token modality; on rank 0, how many damaged parts have no tokens."""
+    # One rank begins the folder before any other looks into it.
     writer = world.in_turn(lambda: ExtraWriter(dataset, extra_name(name), info))
+    if world.is_main and (healed := _healed(name, dataset, writer)):
+        say(f"tokenize {name:<11} shards anew, as damaged parts are whole again: {len(healed)}")
+        writer.discard(healed)
     _run(name, dataset, encode, writer, batch, world)
     world.barrier()
+    damaged = 0
     if world.is_main:
         writer.commit()
+        damaged = sum(map(len, writer.lacking(dataset.present(name)).values()))
     world.barrier()
+    return damaged
+
+
+def _healed(name: str, dataset: Dataset, writer: ExtraWriter) -> list[str]:
+    """Committed shards that lack tokens of a part which reads whole now."""
+
+    def is_whole(i: int) -> bool:
+        try:
+            return name in dataset.read(i, [name])
+        except DamagedError:
+            return False
+
+    # From what is there, not from the faults told beside it: older shards were written without.
+    lacking = writer.lacking(dataset.present(name))
+    return [shard for shard, samples in lacking.items() if any(map(is_whole, samples))]
 
 
 def _run(
@@ -102,12 +133,13 @@ def _run(
     for shard, samples in mine:
         parts: list[np.ndarray | None] = [None] * len(samples)
         slots = [s for s, i in enumerate(samples) if present[i]]
+        faults: list[Fault] = []
         for start in range(0, len(slots), batch):
-            values = _intact(dataset, name, samples, slots[start : start + batch])
+            values = _intact(dataset, name, samples, slots[start : start + batch], faults)
             if values:
                 for slot, codes in zip(values, encode(list(values.values())), strict=True):
                     parts[slot] = codes
-        writer.write_shard("/".join(shard), parts)
+        writer.write_shard("/".join(shard), parts, faults)
         finished += len(parts)
         if world.is_main and time.perf_counter() - told > REPORT_EVERY_S:
             told = time.perf_counter()
@@ -122,14 +154,17 @@ def _run(
         say(f"tokenize {name:<11} done: {what}")
 
 
-def _intact(dataset: Dataset, name: str, samples: range, slots: Sequence[int]) -> dict[int, Part]:
-    """The parts of a shard's slots; a damaged one is told and has no tokens, as if it were missing."""
+def _intact(
+    dataset: Dataset, name: str, samples: range, slots: Sequence[int], faults: list[Fault]
+) -> dict[int, Part]:
+    """The parts of a shard's slots; a damaged one is told, left out, and added to `faults`."""
     found = {}
     for slot in slots:
         try:
             found[slot] = dataset.read(samples[slot], [name])[name]
         except DamagedError as error:
             say(f"tokenize {name:<11} left out: {error}")
+            faults.append(Fault(dataset.keys[samples[slot]], name, str(error)))
     return found
 
 
