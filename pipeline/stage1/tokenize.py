@@ -15,7 +15,7 @@ damage is still there is left as it is.
 import os
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ from configs.schema.modality import undated
 from pipeline.data.tokens import extra_name
 from pipeline.data.views import Views
 from pipeline.engine import distributed, lifecycle
+from pipeline.engine.errors import RunError
 from pipeline.engine.metrics import clock, say
 from pipeline.stage1.artifact import ImageTokenizer, fingerprint
 from pipeline.stage1.place_time import COORDINATE_SCHEMES, DATE_SIZES, VERSION, date_tokens
@@ -36,8 +37,17 @@ from shards.extra import ExtraWriter
 from shards.record import Fault
 from shards.sample import Part
 
-Encode = Callable[[list[Any]], list[np.ndarray]]
 REPORT_EVERY_S = 5.0
+
+
+class Encode(NamedTuple):
+    """From parts to codes [K views, N]: each part is prepared alone, then a batch of them is encoded.
+
+    `prepare` raises ValueError for a part that has no codes.
+    """
+
+    prepare: Callable[[Any], np.ndarray]
+    codes: Callable[[list[np.ndarray]], list[np.ndarray]] = list
 
 
 def tokenize(config: TokenizeConfig) -> int:
@@ -137,7 +147,11 @@ def _run(
         for start in range(0, len(slots), batch):
             values = _intact(dataset, name, samples, slots[start : start + batch], faults)
             if values:
-                for slot, codes in zip(values, encode(list(values.values())), strict=True):
+                ready = [
+                    _prepared(dataset, name, samples[slot], encode, value)
+                    for slot, value in values.items()
+                ]
+                for slot, codes in zip(values, encode.codes(ready), strict=True):
                     parts[slot] = codes
         writer.write_shard("/".join(shard), parts, faults)
         finished += len(parts)
@@ -168,10 +182,32 @@ def _intact(
     return found
 
 
+def _prepared(dataset: Dataset, name: str, i: int, encode: Encode, part: Part) -> np.ndarray:
+    """A part ready to be encoded. Raises RunError, naming the sample, for one that has no codes."""
+    try:
+        return encode.prepare(part)
+    except ValueError as error:
+        key, tar = dataset.locate(i)
+        if dataset.modalities[name].kind in ("coordinates", "date"):
+            todo = (
+                "correct it in the source and build the data set again, or leave "
+                f"{undated(name)[0]} out of modalities"
+            )
+        else:
+            todo = (
+                "train the tokenizer with a smaller tokenizer.crop_px, or build the data set without "
+                "such samples"
+            )
+        raise RunError(
+            f"{name} of sample {key} in {tar} cannot be tokenized: {error}; {todo}; finished shards "
+            "are kept"
+        ) from error
+
+
 def _tokenizer(
     name: str, dataset: Dataset, config: TokenizeConfig, device: torch.device
 ) -> tuple[dict[str, Any], Encode]:
-    """What the token modality's manifest says, and the function from parts to codes."""
+    """What the token modality's manifest says, and the way from parts to codes."""
     row = dataset.modalities[name]
     info = untrained_info(name, row, config.coordinates)
     tokens_of: Callable[[Any], np.ndarray] | None = None
@@ -181,7 +217,7 @@ def _tokenizer(
         tokens_of = date_tokens
     if tokens_of is not None:
         info["artifact"] = None
-        return info, lambda values: [_u16(tokens_of(v))[None] for v in values]
+        return info, Encode(lambda value: _u16(tokens_of(value))[None])
     if name not in config.tokenizers:
         raise ConfigError(
             f"{name} needs a trained tokenizer; write tokenizers.{name}=STAGE1_RUN_FOLDER"
@@ -196,7 +232,7 @@ def _tokenizer(
             "num_tokens": text.max_tokens,
             "vocab_size": text.vocab_size,
         }
-        return info, lambda values: [_u16(text.encode(v))[None] for v in values]
+        return info, Encode(lambda value: _u16(text.encode(value))[None])
     image = ImageTokenizer.from_pretrained(artifact, device)
     views = Views(config.crops, config.symmetries)
     info |= {
@@ -208,12 +244,11 @@ def _tokenizer(
         "vocab_size": image.vocab_size,
     }
 
-    def encode(values: list[np.ndarray]) -> list[np.ndarray]:
-        windows = [views.all(v, row, image.window_m) for v in values]
+    def codes_of(windows: list[np.ndarray]) -> list[np.ndarray]:
         codes = _smallest(image.tokenize(np.concatenate(windows)), image.vocab_size)
-        return list(codes.reshape(len(values), len(views), -1))
+        return list(codes.reshape(len(windows), len(views), -1))
 
-    return info, encode
+    return info, Encode(lambda value: views.all(value, row, image.window_m), codes_of)
 
 
 def untrained_info(name: str, row: Modality, coordinates: str = "cells") -> dict[str, Any]:

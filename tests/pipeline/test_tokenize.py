@@ -6,8 +6,11 @@ import numpy as np
 import pytest
 
 from configs import load_config
-from configs.schema import ShardsConfig
+from configs.registry import BandStatistics, modality
+from configs.schema import ShardsConfig, TokenizerConfig
 from pipeline.__main__ import main
+from pipeline.stage1.artifact import ImageTokenizer
+from pipeline.stage1.tokenizer import Tokenizer
 from shards import open_dataset
 from shards.build import build
 from shards.extra import ExtraWriter
@@ -76,3 +79,28 @@ def test_damaged_parts_get_their_tokens_once_they_are_whole_again(shards, capsys
     again = open_dataset(shards)
     assert again.present("tok_date").all()
     assert "tok_date" in again.read(0, ["tok_date"])
+
+
+def test_a_sample_that_no_token_can_name_is_named(shards, capsys, monkeypatch):
+    monkeypatch.setattr("pipeline.stage1.place_time.FIRST_YEAR", 2100)
+    assert tokenize(shards) == 2
+    (told,) = capsys.readouterr().err.splitlines()
+    key, tar = open_dataset(shards).locate(0)
+    assert told.startswith(f"error: date of sample {key} in {tar} cannot be tokenized: ")
+    assert "lies outside 2100..2199; correct it in the source" in told
+
+
+def test_a_tile_smaller_than_the_tokenizer_s_window_is_named(shards, tmp_path, capsys):
+    save_tokenizer("DEM", tmp_path / "DEM", 32)
+    assert tokenize(shards, "modalities=[]", f"tokenizers.DEM={tmp_path / 'DEM'}") == 2
+    (told,) = capsys.readouterr().err.splitlines()
+    key, tar = open_dataset(shards).locate(0)
+    assert told.startswith(f"error: DEM of sample {key} in {tar} cannot be tokenized: a window of ")
+    assert "smaller tokenizer.crop_px" in told
+
+
+def save_tokenizer(name: str, folder: Path, side: int) -> None:
+    row = modality(name)
+    config = TokenizerConfig(width=32, heads=2, encoder_depth=1, decoder_depth=1, crop_px=side)
+    model = Tokenizer(row, config, side)
+    ImageTokenizer(model, row, BandStatistics((0.0,), (1.0,))).save(folder / "artifact")
