@@ -11,8 +11,9 @@ the registry, added from another source, has its row in the manifest and reads l
 Several processes may write different shards; one of them commits when all are there.
 """
 
+import contextlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,13 +23,28 @@ from configs.schema.modality import Modality
 from shards.codec import Payload, encode_part, npy_payload, part_name
 from shards.dataset import Dataset
 from shards.errors import ShardError
-from shards.files import disk_errors, finite, fsync_folder, sweep, to_json, write_atomic
+from shards.files import disk_errors, finite, fsync_folder, sweep, to_json, try_lock, write_atomic
 from shards.index import committed, write_joined
 from shards.manifest import EXTRA, INDEX, MANIFEST, write_manifest
 from shards.record import Fault
 from shards.sample import Part, part_problem
 from shards.stats import Statistics
 from shards.writer import ShardWriter
+
+
+@contextlib.contextmanager
+def hold_extra(dataset: Dataset, name: str) -> Iterator[bool]:
+    """Hold the folder of an extra against other jobs for the block; False where one of them holds it.
+
+    The lock dies with the process. Raises ShardError when the disk refuses.
+    """
+    folder = dataset.path / EXTRA / name
+    with contextlib.ExitStack() as stack:
+        # The block's own errors are not the disk's.
+        with disk_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            mine = stack.enter_context(try_lock(folder / ".lock"))
+        yield mine
 
 
 class ExtraWriter:

@@ -10,11 +10,15 @@ of ranks, repeats no finished shard and changes no byte.
 
 A damaged part has no tokens. Once it is whole again, the next run makes its shard anew; a shard whose
 damage is still there is left as it is.
+
+Jobs that write tokens of different modalities may run at once. A job holds extra/tok_<MODALITY>/.lock of
+each that it writes, and does not start where another holds one of them.
 """
 
+import contextlib
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -32,8 +36,8 @@ from pipeline.engine.metrics import clock, say
 from pipeline.stage1.artifact import ImageTokenizer, fingerprint
 from pipeline.stage1.place_time import COORDINATE_SCHEMES, DATE_SIZES, VERSION, date_tokens
 from pipeline.stage1.text import TextTokenizer
-from shards import DamagedError, Dataset, open_dataset
-from shards.extra import ExtraWriter
+from shards import DamagedError, Dataset, ShardError, open_dataset
+from shards.extra import ExtraWriter, hold_extra
 from shards.record import Fault
 from shards.sample import Part
 
@@ -76,8 +80,9 @@ def tokenize(config: TokenizeConfig) -> int:
             "train them with matching tokenizer.crop_px"
         )
     damaged = {}
-    for name, (info, encode) in plans.items():
-        damaged[name] = _add(name, info, encode, dataset, config.batch, world)
+    with _alone(dataset, list(plans), world):
+        for name, (info, encode) in plans.items():
+            damaged[name] = _add(name, info, encode, dataset, config.batch, world)
     if world.is_main and any(damaged.values()):
         which = ", ".join(f"{count} of {name}" for name, count in damaged.items() if count)
         say(
@@ -85,6 +90,31 @@ def tokenize(config: TokenizeConfig) -> int:
             f"{dataset.path}`, then the same command again: it makes their shards anew"
         )
     return lifecycle.OK
+
+
+@contextlib.contextmanager
+def _alone(dataset: Dataset, names: Sequence[str], world: distributed.World) -> Iterator[None]:
+    """Hold the folders of these modalities' tokens against other jobs, from rank 0 for all ranks.
+
+    The kernel lets go however rank 0 ends. Raises RunError on every rank when one of them is taken, and
+    ShardError when the disk refuses.
+    """
+    with contextlib.ExitStack() as held:
+        refusal: RunError | ShardError | None = None
+        if world.is_main:
+            try:
+                for name in names:
+                    if not held.enter_context(hold_extra(dataset, extra_name(name))):
+                        raise RunError(
+                            f"another tokenize is writing {name} of {dataset.path}; wait for it or stop it"
+                        )
+            except (RunError, ShardError) as error:
+                refusal = error
+        # None of the others may touch a folder that another job writes to.
+        refusal = world.broadcast(refusal)
+        if refusal is not None:
+            raise refusal
+        yield
 
 
 def _add(

@@ -14,6 +14,7 @@ from pipeline.stage1.tokenizer import Tokenizer
 from shards import open_dataset
 from shards.build import build
 from shards.extra import ExtraWriter
+from shards.files import try_lock
 from shards.repair import repair
 from tests.shards.test_dataset import flip_bit
 
@@ -97,6 +98,21 @@ def test_a_tile_smaller_than_the_tokenizer_s_window_is_named(shards, tmp_path, c
     key, tar = open_dataset(shards).locate(0)
     assert told.startswith(f"error: DEM of sample {key} in {tar} cannot be tokenized: a window of ")
     assert "smaller tokenizer.crop_px" in told
+
+
+def test_two_jobs_do_not_write_the_same_tokens(shards, capsys):
+    folder = shards / "extra" / "tok_date"
+    folder.mkdir(parents=True)
+    with try_lock(folder / ".lock") as mine:
+        assert mine
+        assert tokenize(shards, "modalities=[coordinates,date]") == 2
+        (told,) = capsys.readouterr().err.splitlines()
+        assert (
+            told == f"error: another tokenize is writing date of {shards}; wait for it or stop it"
+        )
+        assert written(shards) == {}, "refused before anything is written"
+        assert tokenize(shards, "modalities=[coordinates]") == 0, "other tokens are nobody's"
+    assert tokenize(shards, "modalities=[coordinates,date]") == 0
 
 
 def save_tokenizer(name: str, folder: Path, side: int) -> None:
