@@ -11,8 +11,9 @@ the registry, added from another source, has its row in the manifest and reads l
 Several processes may write different shards; one of them commits when all are there.
 """
 
+import contextlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from configs.schema.modality import Modality
 from shards.codec import Payload, encode_part, npy_payload, part_name
 from shards.dataset import Dataset
 from shards.errors import ShardError
-from shards.files import finite, sweep, to_json, write_atomic
+from shards.files import disk_errors, finite, fsync_folder, sweep, to_json, try_lock, write_atomic
 from shards.index import committed, write_joined
 from shards.manifest import EXTRA, INDEX, MANIFEST, write_manifest
 from shards.record import Fault
@@ -34,6 +35,21 @@ from shards.writer import ShardWriter
 def made_by(info: dict[str, Any]) -> dict[str, Any]:
     """What makes two extras the same: all that is told of them but where from here their maker lies."""
     return {key: value for key, value in info.items() if key != "artifact"}
+
+
+@contextlib.contextmanager
+def hold_extra(dataset: Dataset, name: str) -> Iterator[bool]:
+    """Hold the folder of an extra against other jobs for the block; False where one of them holds it.
+
+    The lock dies with the process. Raises ShardError when the disk refuses.
+    """
+    folder = dataset.path / EXTRA / name
+    with contextlib.ExitStack() as stack:
+        # The block's own errors are not the disk's.
+        with disk_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            mine = stack.enter_context(try_lock(folder / ".lock"))
+        yield mine
 
 
 class ExtraWriter:
@@ -61,6 +77,30 @@ class ExtraWriter:
     def done_shards(self) -> set[str]:
         """Shards already committed, as `split/shard-000000`."""
         return {s for s in self._all_shards() if committed(self.folder / f"{s}.tar")}
+
+    def lacking(self, wanted: np.ndarray) -> dict[str, list[int]]:
+        """By committed shard: samples that `wanted` (bool [N]) names and the shard has no part of."""
+        found = {}
+        for (split, name), shard in zip(self.dataset.shards, self._all_shards(), strict=True):
+            index = committed(self.folder / f"{shard}.tar")
+            if index is not None:
+                samples = self.dataset.shard_samples(split, name)
+                slots = np.flatnonzero(
+                    wanted[samples.start : samples.stop] & (index.present & 1 == 0)
+                )
+                found[shard] = [samples[slot] for slot in slots]
+        return {shard: lacks for shard, lacks in found.items() if lacks}
+
+    def discard(self, shards: Sequence[str]) -> None:
+        """Take committed shards back, to be written anew; until the next commit there is no extra.
+
+        Raises ShardError when the disk refuses.
+        """
+        # The manifest first: with it, a missing shard would be damage that nothing opens over.
+        with disk_errors(self.folder):
+            for path in (self.folder / MANIFEST, *(self.folder / f"{s}.tar" for s in shards)):
+                path.unlink(missing_ok=True)
+                fsync_folder(path.parent)
 
     def faults(self) -> list[Fault]:
         """What was left out in the shards already committed, by whichever run. Raises ShardError."""

@@ -39,7 +39,8 @@ def _offsets(sizes: tuple[int, ...]) -> np.ndarray:
 def coordinate_tokens(lon_lat: np.ndarray) -> np.ndarray:
     """Longitude and latitude in degrees, [2] -> [4] tokens below `sum(COORDINATE_SIZES)`.
 
-    Raises ValueError for a latitude or longitude that is not on Earth.
+    A longitude of 180 to 360 is the same place 360 degrees less. Raises ValueError for a latitude or
+    longitude that is not on Earth.
     """
     return _digits(lon_lat)[:4] + _offsets(COORDINATE_SIZES)
 
@@ -71,11 +72,12 @@ def _grid_coordinates_of(tokens: np.ndarray) -> np.ndarray:
 
 
 def _place(lon_lat: np.ndarray) -> tuple[float, float]:
-    """Latitude and longitude, checked."""
+    """Latitude and longitude in -180 to 180, checked."""
     lon, lat = float(lon_lat[0]), float(lon_lat[1])
-    if not (abs(lat) <= 90 and abs(lon) <= 180):
+    if not (abs(lat) <= 90 and -180 <= lon <= 360):
         raise ValueError(f"longitude {lon}, latitude {lat} is not a place on Earth")
-    return lat, lon
+    # Climate grids and some products count longitudes from 0 to 360.
+    return lat, lon - 360 if lon > 180 else lon
 
 
 def _digits(lon_lat: np.ndarray) -> np.ndarray:

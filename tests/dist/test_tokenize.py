@@ -1,6 +1,7 @@
 """Tokens of a shard set: the same for any number of ranks, resumable, never mixed."""
 
 import shutil
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -70,6 +71,23 @@ def test_tokens_are_those_of_the_artifact_and_missing_parts_stay_missing(copy, t
         windows = Views().all(classes, dataset.modalities["LULC"], artifact.window_m)
         np.testing.assert_array_equal(codes, artifact.tokenize(windows))
         assert codes.dtype == np.uint16
+
+
+def test_a_second_job_is_refused_on_every_rank_while_one_writes(copy, tokenizer, tmp_path):
+    first = Ranks(argv(copy, tokenizer), 2, tmp_path / "first")
+    lock = copy / "extra" / extra_name("date") / ".lock"
+    first.wait_for(lock)
+    # Held where it is, so that the second job meets it whatever the machine is busy with.
+    first.signal(signal.SIGSTOP, 0)
+    second = Ranks(argv(copy, tokenizer), 2, tmp_path / "second")
+    assert second.wait() == [2, 2]
+    assert "another tokenize is writing" in second.output()
+    # Killed, the first leaves no lock behind.
+    first.kill()
+    run_ranks(argv(copy, tokenizer), 2, tmp_path / "third")
+    assert (
+        open_dataset(copy).present(extra_name("date")) == open_dataset(copy).present("date")
+    ).all()
 
 
 def test_tokens_of_another_tokenizer_are_not_mixed_in(copy, tokenizer, tmp_path):

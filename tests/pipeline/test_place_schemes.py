@@ -96,7 +96,16 @@ def test_schemes_are_told_apart_by_their_version():
 
 
 @pytest.mark.parametrize("name", COORDINATE_SCHEMES)
-@pytest.mark.parametrize("place", [(0.0, 90.1), (180.1, 0.0), (np.nan, 0.0), (0.0, np.nan)])
+@pytest.mark.parametrize(
+    "place", [(0.0, 90.1), (360.1, 0.0), (-180.1, 0.0), (np.nan, 0.0), (0.0, np.nan)]
+)
 def test_what_is_no_place_is_refused(name, place):
     with pytest.raises(ValueError, match="not a place"):
         COORDINATE_SCHEMES[name].encode(np.array(place))
+
+
+@pytest.mark.parametrize("name", COORDINATE_SCHEMES)
+@pytest.mark.parametrize(("east", "same"), [(203.0, -157.0), (180.25, -179.75), (360.0, 0.0)])
+def test_a_longitude_counted_to_360_is_the_same_place(name, east, same):
+    encode = COORDINATE_SCHEMES[name].encode
+    assert encode(np.array([east, 45.0])).tolist() == encode(np.array([same, 45.0])).tolist()

@@ -55,6 +55,26 @@ def test_an_extra_is_resumed_shard_by_shard(copy: Path) -> None:
     assert writer.commit() == ExtraWriter(dataset, "tok", INFO).commit()
 
 
+def test_shards_that_lack_parts_are_taken_back_and_written_anew(copy: Path) -> None:
+    dataset = open_dataset(copy)
+    writer = ExtraWriter(dataset, "tok", INFO)
+    first, *others = dataset.shards
+    samples = dataset.shard_samples(*first)
+    writer.write_shard("/".join(first), [None] * len(samples))
+    write(dataset, writer, others)
+    writer.commit()
+    has = [i for i in samples if dataset.present("S1RTC")[i]]
+    assert writer.lacking(dataset.present("S1RTC")) == {"/".join(first): has}
+    writer.discard(["/".join(first)])
+    assert open_dataset(copy).extras == (), "half an extra is none, and stops nobody"
+    assert writer.done_shards() == {"/".join(shard) for shard in others}
+    write(dataset, writer, [first])
+    writer.commit()
+    assert writer.lacking(dataset.present("S1RTC")) == {}
+    np.testing.assert_array_equal(open_dataset(copy).present("tok"), dataset.present("S1RTC"))
+    assert verify(copy).ok
+
+
 def test_parts_of_different_makers_never_mix(copy: Path) -> None:
     dataset = open_dataset(copy)
     ExtraWriter(dataset, "tok", INFO)
