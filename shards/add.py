@@ -21,7 +21,7 @@ from shards.progress import Progress
 from shards.record import Fault
 from shards.sample import Part, Sample
 from shards.sources import SampleRef, Source, open_source
-from shards.sources.base import refs_of
+from shards.sources.base import TAR, refs_of
 from shards.sources.place import contradiction, size_of
 
 
@@ -81,8 +81,8 @@ def add_modalities(
 
 
 def _faults_of(name: str, faults: Iterable[Fault]) -> list[Fault]:
-    """Those of one modality, and of samples that were unreadable as a whole."""
-    return [fault for fault in faults if fault.part in ("", name)]
+    """Those of one modality, of samples that were unusable as a whole, and of damaged tars."""
+    return [fault for fault in faults if fault.part in ("", TAR, name)]
 
 
 def _matched(dataset: Dataset, source: Source) -> list[SampleRef | None]:
@@ -127,8 +127,8 @@ def _read(
             sample = None
         for name, column in columns.items():
             column.append(sample.parts.get(name) if sample else None)
-            if sample and name in sample.faults:
-                faults.append(Fault(sample.key, name, sample.faults[name]))
+        told = sample.faults if sample else {}
+        faults += (Fault(ref.key, n, told[n]) for n in (*columns, TAR) if ref and n in told)
     return columns, faults
 
 

@@ -16,6 +16,9 @@ from shards.sample import Sample
 if TYPE_CHECKING:
     import pyarrow as pa
 
+TAR = "tar"
+"""The fault of a tar's last sample that says that more samples may have been behind it."""
+
 
 class SampleRef(NamedTuple):
     """One row of a listing: a sample before its pixels are read.
