@@ -28,7 +28,7 @@ from configs.schema.modality import Modality
 from shards.errors import DamagedError, SampleError, SourceError
 from shards.files import to_json
 from shards.sample import Part, Sample, SampleMeta
-from shards.sources.base import TAR, SampleRef, make_listing, registry_rows
+from shards.sources.base import TAR, SampleRef, make_listing, newest_of, registry_rows
 from shards.sources.decoders import accepts, decode_member, decode_meta_json
 from shards.sources.maps import DERIVED
 from shards.sources.own_rows import label_row
@@ -85,6 +85,10 @@ class WebDatasetSource:
         options = self._config.model_dump(mode="json", exclude={"urls"})
         sizes = [(path.name, path.stat().st_size) for path in self._paths]
         return xxhash.xxh3_128_hexdigest(to_json([self.name, options, sizes]))
+
+    def newest(self) -> tuple[float, Path]:
+        """See `OfFiles`."""
+        return newest_of(self._paths)
 
     def listing(self) -> "pa.Table":
         """All samples in the order of the tars; headers are read, and JSON members for places.
