@@ -3,10 +3,11 @@
     python -m shards add-modality DIR --config configs/shards/geotiff.yaml source.path=NEW
 
 Shards of the new modality have the numbers and slots of the old ones; a sample that the source lacks,
-or cannot give, has it missing. The old shards are not touched. Stopped, the same command goes on.
+or cannot give, or shows at another place, has it missing. The old shards are not touched. Stopped, the
+same command goes on.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,9 +19,10 @@ from shards.extra import ExtraWriter
 from shards.fill import read_sample
 from shards.progress import Progress
 from shards.record import Fault
-from shards.sample import Part
+from shards.sample import Part, Sample
 from shards.sources import SampleRef, Source, open_source
-from shards.sources.base import refs_of
+from shards.sources.base import TAR, refs_of
+from shards.sources.place import contradiction, size_of
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ def add_modalities(
             due = [w for w in writers if shard not in done[w.name]]
             samples = dataset.shard_samples(split, name)
             if due:
-                columns, found = _read(source, [refs[i] for i in samples], due)
+                columns, found = _read(dataset, source, {i: refs[i] for i in samples}, due)
                 faults |= dict.fromkeys(found)
                 if len(faults) > config.max_bad:
                     raise ShardError(
@@ -79,8 +81,8 @@ def add_modalities(
 
 
 def _faults_of(name: str, faults: Iterable[Fault]) -> list[Fault]:
-    """Those of one modality, and of samples that were unreadable as a whole."""
-    return [fault for fault in faults if fault.part in ("", name)]
+    """Those of one modality, of samples that were unusable as a whole, and of damaged tars."""
+    return [fault for fault in faults if fault.part in ("", TAR, name)]
 
 
 def _matched(dataset: Dataset, source: Source) -> list[SampleRef | None]:
@@ -106,15 +108,40 @@ def _matched(dataset: Dataset, source: Source) -> list[SampleRef | None]:
 
 
 def _read(
-    source: Source, refs: Sequence[SampleRef | None], writers: Sequence[ExtraWriter]
+    dataset: Dataset,
+    source: Source,
+    refs: Mapping[int, SampleRef | None],
+    writers: Sequence[ExtraWriter],
 ) -> tuple[dict[str, list[Part | None]], list[Fault]]:
-    """One column of parts per writer, in slot order, and what is unusable."""
+    """One column of parts per writer, in slot order, and what is unusable.
+
+    `refs` are the source's rows by the numbers of the data set's samples.
+    """
     columns: dict[str, list[Part | None]] = {writer.name: [] for writer in writers}
     faults: list[Fault] = []
-    for ref in refs:
+    for i, ref in refs.items():
         sample = read_sample(source, source.rows, ref, faults) if ref else None
+        elsewhere = sample and _elsewhere(dataset, i, sample, source)
+        if sample and elsewhere:
+            faults.append(Fault(sample.key, "", f"not the place of the data set: {elsewhere}"))
+            sample = None
         for name, column in columns.items():
             column.append(sample.parts.get(name) if sample else None)
-            if sample and name in sample.faults:
-                faults.append(Fault(sample.key, name, sample.faults[name]))
+        told = sample.faults if sample else {}
+        faults += (Fault(ref.key, n, told[n]) for n in (*columns, TAR) if ref and n in told)
     return columns, faults
+
+
+def _elsewhere(dataset: Dataset, i: int, sample: Sample, source: Source) -> str | None:
+    """How the place of a sample to add contradicts that of the data set's sample `i`, if it does."""
+    rows = dataset.own_modalities
+    maps = {name: dataset.extents(i, [name]) for name, row in rows.items() if row.is_map}
+    num_bytes = {name: extents[0][2] for name, extents in maps.items() if extents}
+    size = size_of(sample.parts, source.rows)
+    if size is None or not num_bytes:
+        # Labels and texts have no size.
+        return contradiction(dataset.meta(i), sample.meta, (1, 1), (1, 1))
+    # All maps of a sample have one size: the smallest costs least to read.
+    smallest = min(num_bytes, key=lambda name: num_bytes[name])
+    here = size_of(dataset.read(i, [smallest]), rows)
+    return contradiction(dataset.meta(i), sample.meta, here or size, size)

@@ -14,6 +14,7 @@ import contextlib
 import functools
 import os
 import time
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,7 @@ from shards.progress import Progress
 from shards.record import Fault, read_record
 from shards.schedule import Comm, Leader, follow
 from shards.sources import Source
+from shards.sources.base import OfFiles
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,8 @@ def build(config: ShardsConfig, *, quiet: bool = False) -> BuildResult | None:
 def load_or_make_plan(config: ShardsConfig, source: Source) -> tuple[Plan, dict[str, Any]]:
     """The plan of `config` and its recipe: from the folder when it is there, else made anew.
 
-    Writes nothing. Raises ShardError when the folder holds another plan, naming what differs.
+    Writes nothing. Warns when files of the source are newer than the plan. Raises ShardError when the
+    folder holds another plan, naming what differs.
     """
     recipe = _recipe(config, source)
     path = config.out / PLAN
@@ -84,6 +87,7 @@ def load_or_make_plan(config: ShardsConfig, source: Source) -> tuple[Plan, dict[
         stored, stored_recipe = load_plan(path)
         if stored_recipe != recipe:
             raise ShardError(_other_plan(config.out, stored_recipe, recipe))
+        _warn_of_newer(config.out, source)
         return stored, recipe
     if (config.out / MANIFEST).exists():
         raise ShardError(f"{config.out} holds a data set without a plan; choose another `out`")
@@ -191,6 +195,22 @@ def _recipe(config: ShardsConfig, source: Source) -> dict[str, Any]:
         "split_order": list(config.splits) if config.splits != "source" else "source",
     }
     return finite(values)
+
+
+def _warn_of_newer(out: Path, source: Source) -> None:
+    """Fingerprints read no file, and miss one that was rewritten in its size.
+
+    A warning only, because copies of a folder are newer too.
+    """
+    if not isinstance(source, OfFiles):
+        return
+    when_s, path = source.newest()
+    if when_s > (out / PLAN).stat().st_mtime:
+        warnings.warn(
+            f"{path} was written after {out} was planned, and has kept its size; if it has changed, what "
+            f"was built before is of the old file: remove {out} and build it anew",
+            stacklevel=3,
+        )
 
 
 def _other_plan(out: Path, stored: dict[str, Any], wanted: dict[str, Any]) -> str:

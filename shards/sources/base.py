@@ -4,8 +4,10 @@ A listing is a `pyarrow.Table` with the columns of `LISTING`, a row per sample i
 stable order: nine million rows take a second to order, and no object each.
 """
 
+import contextlib
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -15,6 +17,9 @@ from shards.sample import Sample
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+TAR = "tar"
+"""The fault of a tar's last sample that says that more samples may have been behind it."""
 
 
 class SampleRef(NamedTuple):
@@ -60,6 +65,24 @@ class Source(Protocol):
         Raises SampleError when the sample is unusable as a whole.
         """
         ...
+
+
+@runtime_checkable
+class OfFiles(Protocol):
+    """A source whose fingerprint knows its files by name and size only."""
+
+    def newest(self) -> tuple[float, Path]:
+        """When the file that was written last was written, seconds since 1970, and which it is."""
+        ...
+
+
+def newest_of(files: Iterable[Path]) -> tuple[float, Path]:
+    """What `OfFiles.newest` says of these files; those that are not there are left out."""
+    newest = (0.0, Path())
+    for path in files:
+        with contextlib.suppress(FileNotFoundError):
+            newest = max(newest, (path.stat().st_mtime, path))
+    return newest
 
 
 def registry_rows(names: Iterable[str]) -> dict[str, Modality]:

@@ -28,6 +28,7 @@ from shards.sample import Part, SampleMeta
 from shards.sources.convert import invalid_pixels, to_row
 from shards.sources.maps import iso_day
 from shards.sources.own_rows import hot
+from shards.sources.rasters import read_pixels
 
 _MAPS: tuple[Kind, ...] = ("image", "classes")
 _ARRAYS: tuple[Kind, ...] = (*_MAPS, "vector", "coordinates")
@@ -87,9 +88,7 @@ def _extension(suffix: str) -> str:
     return suffix.rpartition(".")[2].lower()
 
 
-def _as_part(
-    array: np.ndarray, row: Modality, where: str, nodata: float | None = None
-) -> np.ndarray:
+def _as_part(array: np.ndarray, row: Modality, where: str) -> np.ndarray:
     """The array in the row's shape and type."""
     if array.dtype.kind not in "buif":
         raise SampleError(f"{where}: values of type {array.dtype} are no numbers")
@@ -99,7 +98,7 @@ def _as_part(
     if array.ndim != (3 if row.is_map else 1) or len(array) != size or 0 in array.shape:
         expected = f"({size}, H, W)" if row.is_map else f"({size},)"
         raise SampleError(f"{where}: {row.name} is {expected}, this is {array.shape}")
-    return to_row(array, invalid_pixels(array, nodata), row, where)
+    return to_row(array, invalid_pixels(array, None), row, where)
 
 
 def _npy(data: bytes, row: Modality, where: str) -> Part:
@@ -128,7 +127,7 @@ def _tiff(data: bytes, row: Modality, where: str) -> Part:
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         try:
             with MemoryFile(data) as memory, memory.open() as file:
-                return _as_part(file.read(), row, where, file.nodata)
+                return read_pixels(file, row, where)
         except RasterioError as error:
             raise SampleError(f"{where}: not readable as GeoTIFF: {error}") from error
 

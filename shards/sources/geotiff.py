@@ -24,7 +24,7 @@ from configs.schema.modality import Modality, undated
 from shards.errors import SampleError, SourceError
 from shards.files import to_json
 from shards.sample import Sample
-from shards.sources.base import SampleRef, make_listing, registry_rows
+from shards.sources.base import SampleRef, make_listing, newest_of, registry_rows
 from shards.sources.maps import DERIVED, Map, check_header, place_of, read_map, sample_of
 from shards.tar import escape_key
 
@@ -59,6 +59,10 @@ class GeoTiffSource:
             for name, files in self._files.items()
         }
         return xxhash.xxh3_128_hexdigest(to_json([self.name, sizes, list(self.rows)]))
+
+    def newest(self) -> tuple[float, Path]:
+        """See `OfFiles`."""
+        return newest_of(path for files in self._files.values() for path in files.values())
 
     def listing(self) -> "pa.Table":
         """All ids in alphabetical order; headers are read, pixels are not.

@@ -27,7 +27,7 @@ from configs.schema.modality import Modality
 from shards.errors import SampleError, SourceError
 from shards.files import to_json
 from shards.sample import Sample
-from shards.sources.base import SampleRef, make_listing, registry_rows
+from shards.sources.base import SampleRef, make_listing, newest_of, registry_rows
 from shards.sources.grid import Window
 from shards.sources.maps import (
     DERIVED,
@@ -70,6 +70,10 @@ class GeoTiffListSource:
         options = self._config.model_dump(mode="json", exclude={"table", "root"})
         table = xxhash.xxh3_128_hexdigest(self._config.table.read_bytes())
         return xxhash.xxh3_128_hexdigest(to_json([self.name, options, table, self._sizes]))
+
+    def newest(self) -> tuple[float, Path]:
+        """See `OfFiles`; the table itself is known by its content."""
+        return newest_of(self._root / text for text in self._sizes)
 
     def listing(self) -> "pa.Table":
         """All rows of the table in their order; without place columns, headers are read for places.

@@ -1,7 +1,7 @@
 """One GeoTIFF as one map of a sample, and the maps of one place together.
 
 - Values are converted to the registry's type only where nothing is lost; the file's nodata value
-  becomes the registry's.
+  becomes the registry's. Names of bands, masks and scales: see `shards.sources.rasters`.
 - All maps of a sample must show the same place: same CRS, same bounds (to half a pixel of 10 m) and
   sizes that agree with their pixel sizes. Nothing says which of them is right when they do not.
 """
@@ -21,8 +21,8 @@ from configs.registry import modality
 from configs.schema.modality import Modality
 from shards.errors import SampleError, SourceError
 from shards.sample import Part, Sample, SampleMeta
-from shards.sources.convert import invalid_pixels, to_row
 from shards.sources.grid import GRID_M, Grid, Window, centre, difference, grid_of
+from shards.sources.rasters import band_order, read_pixels
 
 DERIVED = ("coordinates", "date")
 """Modalities that come from georeferencing and tags, not from files of their own."""
@@ -46,14 +46,15 @@ def read_map(path: Path, name: str, window: Window | None = None) -> Map:
     """
     row = modality(name)
     with open_tiff(path, SampleError) as file:
-        _check_bands(file, row, SampleError)
         part = _in_pixels(file, row, window)
         try:
-            pixels = file.read(window=part and _rasterio().windows.Window(*_cols_first(part)))
+            array = read_pixels(
+                file, row, str(path), part and _rasterio().windows.Window(*_cols_first(part))
+            )
         except _rasterio().errors.RasterioError as error:
             raise SampleError(f"{path}: pixels cannot be read: {error}") from error
         return Map(
-            array=to_row(pixels, invalid_pixels(pixels, file.nodata), row, path),
+            array=array,
             grid=grid_of(file, row, part),
             day=_day(file.tags()),
             lonlat=centre(file, part),
@@ -75,7 +76,7 @@ def place_of(
 def check_header(path: Path, name: str) -> None:
     """Raise SourceError when the file has not the bands of modality `name`."""
     with open_tiff(path, SourceError) as file:
-        _check_bands(file, modality(name), SourceError)
+        band_order(file, modality(name), str(path), SourceError)
 
 
 def _common_grid(key: str, maps: Mapping[str, Map]) -> Grid:
@@ -137,15 +138,6 @@ def open_tiff(path: Path, error: type[SampleError | SourceError]) -> Iterator[An
             raise error(f"{path}: not readable as GeoTIFF: {caught}") from caught
         with file:
             yield file
-
-
-def _check_bands(file: Any, row: Modality, error: type[SampleError | SourceError]) -> None:
-    if file.count != row.num_bands:
-        raise error(
-            f"{file.name}: {row.name} needs {row.num_bands} bands ({', '.join(row.bands)}), "
-            f"this file has {file.count}; write those bands in that order, or leave the "
-            "modality out of the source"
-        )
 
 
 def _in_pixels(file: Any, row: Modality, window: Window | None) -> Window | None:

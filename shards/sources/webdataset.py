@@ -6,7 +6,8 @@
 - What the members are is told by the configuration, never guessed from what is in them; see
   `shards.sources.decoders` for the forms. Other members are passed over.
 - Of a damaged tar, what lies before the damage is used, and a warning says so. A member that is cut, or
-  that may be lost behind the damage, is a fault of its sample.
+  that may be lost behind the damage, is a fault of its sample. What else was behind nobody knows: that
+  is a fault `tar` of the last sample, so that `max_bad` must allow it.
 - Places and days come from the JSON member that `members` calls `meta`, not from TIFF tags.
 """
 
@@ -27,7 +28,7 @@ from configs.schema.modality import Modality
 from shards.errors import DamagedError, SampleError, SourceError
 from shards.files import to_json
 from shards.sample import Part, Sample, SampleMeta
-from shards.sources.base import SampleRef, make_listing, registry_rows
+from shards.sources.base import TAR, SampleRef, make_listing, newest_of, registry_rows
 from shards.sources.decoders import accepts, decode_member, decode_meta_json
 from shards.sources.maps import DERIVED
 from shards.sources.own_rows import label_row
@@ -85,6 +86,10 @@ class WebDatasetSource:
         sizes = [(path.name, path.stat().st_size) for path in self._paths]
         return xxhash.xxh3_128_hexdigest(to_json([self.name, options, sizes]))
 
+    def newest(self) -> tuple[float, Path]:
+        """See `OfFiles`."""
+        return newest_of(self._paths)
+
     def listing(self) -> "pa.Table":
         """All samples in the order of the tars; headers are read, and JSON members for places.
 
@@ -133,6 +138,8 @@ class WebDatasetSource:
                     parts[name] = decode_member(suffix, data, self.rows[name], where)
             except (SampleError, OSError) as error:
                 faults[name] = str(error)
+        if tar.damage and ref.key == tar.last:
+            faults[TAR] = f"{tar.damage}; whole samples may have been behind: fetch it again"
         if META in self._suffixes:
             parts = _derived(meta, self.rows) | parts
         return Sample(ref.key, parts, meta, faults)
@@ -177,7 +184,7 @@ class _Tar:
         self.samples: dict[str, dict[str, Member]] = {}
         self.damage: str | None = None
         self._twice: set[tuple[str, str]] = set()
-        self._last = ""
+        self.last = ""
         seen: set[str] = set()
         self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
@@ -204,7 +211,7 @@ class _Tar:
         if (key, suffix) in self._twice:
             raise SampleError(f"{self.path}: {key}.{suffix} comes twice")
         if member is None:
-            if self.damage and key == self._last:
+            if self.damage and key == self.last:
                 raise SampleError(f"{self.damage}; {key}.{suffix} may have been behind")
             return None
         data = os.pread(self._fd, member.num_bytes, member.offset)
@@ -221,7 +228,7 @@ class _Tar:
         if suffix in members:
             self._twice.add((key, suffix))
         members[suffix] = member
-        self._last = key
+        self.last = key
 
 
 def _split(name: str) -> tuple[str, str]:

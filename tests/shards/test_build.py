@@ -21,9 +21,13 @@ from tests.shards.helpers import (
     command_for,
     config_for,
     contents,
+    make_collection,
     run_shards,
+    source_config,
+    tiny_array,
     write_tiff,
 )
+from tests.shards.webdataset_twin import npy, write_tar
 
 
 def test_building_again_does_nothing_and_says_so(
@@ -34,6 +38,42 @@ def test_building_again_does_nothing_and_says_so(
         main(command_for(collection, built))
     assert "everything is done" in capsys.readouterr().out
     assert {p: p.stat().st_mtime_ns for p in built.rglob("*")} == before
+
+
+def test_a_file_rewritten_in_its_size_is_told(tmp_path: Path) -> None:
+    source, out = make_collection(tmp_path / "in", num=3), tmp_path / "out"
+    build(config_for(source, out), quiet=True)
+    path = source / "DEM" / "place1.tif"
+    size = path.stat().st_size
+    write_tiff(path, tiny_array("DEM", 7), east_m=330000.0)
+    assert path.stat().st_size == size
+    told = rf"DEM/place1\.tif was written after .*: remove {out} and build it anew"
+    with pytest.warns(UserWarning, match=told):
+        result = build(config_for(source, out), quiet=True)
+    assert result is not None
+    assert result.num_built == 0
+    done = run_shards(*command_for(source, out))
+    assert done.returncode == 0
+    assert "everything is done" in done.stdout
+    assert "place1.tif was written after" in done.stderr
+
+
+@pytest.mark.parametrize("kind", ["geotiff_list", "webdataset"])
+def test_so_are_files_of_a_table_and_tars(tmp_path: Path, kind: str) -> None:
+    write_tiff(tmp_path / "a.tif", tiny_array("DEM", 0))
+    write_tar(tmp_path / "a.tar", [("a.npy", npy(tiny_array("DEM", 0)))])
+    (tmp_path / "a.csv").write_text("key,dem\na,a.tif\nb,gone.tif\n")
+    source: dict[str, object] = {
+        "geotiff_list": {"table": str(tmp_path / "a.csv"), "columns": {"dem": "DEM"}},
+        "webdataset": {"urls": [str(tmp_path / "a.tar")], "members": {"npy": "DEM"}},
+    }[kind]
+    config = source_config({"type": kind, **source}, tmp_path / "out", max_bad=1)
+    build(config, quiet=True)
+    build(config, quiet=True)
+    for name in ("a.tif", "a.tar"):
+        os.utime(tmp_path / name, (2e9, 2e9))
+    with pytest.warns(UserWarning, match=r"a\.t(if|ar) was written after"):
+        build(config, quiet=True)
 
 
 def test_statistics_equal_those_of_all_pixels(built: Path) -> None:

@@ -13,7 +13,6 @@ from configs.load import parse_config
 from shards.build import build
 from shards.dataset import open_dataset
 from shards.errors import SourceError
-from shards.sample import Sample
 from shards.sources.base import refs_of
 from shards.verify import verify
 from tests.shards.helpers import source_config, tiny_array
@@ -134,38 +133,6 @@ def test_damaged_json_is_a_fault_and_no_place(tmp_path: Path, text: str) -> None
     sample = source.read(ref)
     assert ref.lon is sample.meta.lon is None
     assert list(sample.faults) == ["meta"]
-
-
-def cut_tar(folder: Path, num_bytes: int) -> Path:
-    """Three samples of DEM and text, of which `num_bytes` are left; a member takes 1024."""
-    members = [(f"k{i}.{s}", d) for i in range(3) for s, d in (("npy", npy(dem(i))), ("txt", b"t"))]
-    path = write_tar(folder / "cut.tar", members)
-    path.write_bytes(path.read_bytes()[:num_bytes])
-    return path
-
-
-def read_cut(path: Path) -> list[Sample]:
-    source = source_of(path, {"npy": "DEM", "txt": "captions"})
-    with pytest.warns(UserWarning, match=r"cut\.tar is cut or damaged.*what lies before is used"):
-        refs = refs_of(source.listing())
-    return [source.read(ref) for ref in refs]
-
-
-def test_a_member_that_is_cut_is_a_fault_and_the_rest_is_used(tmp_path: Path) -> None:
-    first, second = read_cut(cut_tar(tmp_path, 2 * 1024 + 700))
-    assert set(first.parts) == {"DEM", "captions"}
-    assert not first.faults
-    assert "ends inside of k1.npy" in second.faults["DEM"]
-    assert "may have been behind" in second.faults["captions"]
-    assert not second.parts
-
-
-@pytest.mark.parametrize("num_bytes", [3 * 1024, 3 * 1024 + 100])
-def test_what_may_be_lost_behind_the_cut_is_a_fault(tmp_path: Path, num_bytes: int) -> None:
-    first, second = read_cut(cut_tar(tmp_path, num_bytes))
-    assert not first.faults
-    assert set(second.parts) == {"DEM"}
-    assert "k1.txt may have been behind" in second.faults["captions"]
 
 
 def test_a_file_that_is_no_tar_is_told(tmp_path: Path) -> None:
