@@ -7,6 +7,7 @@ or cannot give, or shows at another place, has it missing. The old shards are no
 same command goes on.
 """
 
+import contextlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -15,7 +16,7 @@ import numpy as np
 from configs.schema import ShardsConfig
 from shards.dataset import Dataset
 from shards.errors import ShardError
-from shards.extra import ExtraWriter
+from shards.extra import ExtraWriter, hold_extra
 from shards.fill import read_sample
 from shards.progress import Progress
 from shards.record import Fault
@@ -40,8 +41,8 @@ def add_modalities(
 ) -> list[Added]:
     """Add what the source of `config` has and the data set lacks, or the `names` of it.
 
-    Raises ShardError when there is nothing to add, no key is known to both, or more than `max_bad`
-    parts are unusable.
+    Raises ShardError when there is nothing to add, no key is known to both, more than `max_bad` parts
+    are unusable, or another process adds the same.
     """
     source = open_source(config.source)
     wanted = names or [n for n in source.rows if n not in dataset.own_modalities]
@@ -55,10 +56,35 @@ def add_modalities(
     refs = _matched(dataset, source)
     info = {"source": source.name, "fingerprint": source.fingerprint()}
     writers = [ExtraWriter(dataset, name, info, source.rows[name]) for name in wanted]
+    with contextlib.ExitStack() as held:
+        for name in wanted:
+            if not held.enter_context(hold_extra(dataset, name)):
+                raise ShardError(
+                    f"another process is adding {name} to {dataset.path}; wait for it or stop it"
+                )
+        return _fill(
+            dataset,
+            source,
+            refs,
+            writers,
+            config.max_bad,
+            Progress(dataset.num_samples, quiet=quiet),
+        )
+
+
+def _fill(
+    dataset: Dataset,
+    source: Source,
+    refs: Sequence[SampleRef | None],
+    writers: list[ExtraWriter],
+    max_bad: int,
+    progress: Progress,
+) -> list[Added]:
+    """Write what is missing, shard by shard, and commit."""
     done = {writer.name: writer.done_shards() for writer in writers}
     # Of earlier runs too: `max_bad` bounds the whole addition, however often it was stopped.
     faults = dict.fromkeys(fault for writer in writers for fault in writer.faults())
-    with Progress(dataset.num_samples, quiet=quiet) as progress:
+    with progress:
         for split, name in dataset.shards:
             shard = f"{split}/{name}"
             due = [w for w in writers if shard not in done[w.name]]
@@ -66,9 +92,9 @@ def add_modalities(
             if due:
                 columns, found = _read(dataset, source, {i: refs[i] for i in samples}, due)
                 faults |= dict.fromkeys(found)
-                if len(faults) > config.max_bad:
+                if len(faults) > max_bad:
                     raise ShardError(
-                        f"more than max_bad={config.max_bad} parts are unusable, the last: "
+                        f"more than max_bad={max_bad} parts are unusable, the last: "
                         f"{list(faults)[-1]}; allow more with max_bad=N; finished shards are kept"
                     )
                 for writer in due:

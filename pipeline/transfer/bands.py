@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from configs import ConfigError
+from shards.sources.rasters import band_key
 
 _NUMBERED = re.compile(r"(?:B?0*)(\d+A?)(?: - (.*))?", re.IGNORECASE)
 # What the words of a name mean; the first that is found of each line.
@@ -45,12 +46,6 @@ class BandMap(NamedTuple):
     missing: tuple[str, ...]
     extra: tuple[str, ...]
     denied: tuple[str, ...] = ()
-
-
-def band_key(name: str) -> str:
-    """What `B08`, `B8`, `8` and GEO-Bench's `08 - NIR` call alike; other names without their case."""
-    match = _NUMBERED.fullmatch(name.strip())
-    return match[1].upper() if match else name.strip().lower()
 
 
 def band_place(names: Sequence[str], band: str) -> int:

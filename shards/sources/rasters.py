@@ -63,7 +63,7 @@ def band_order(
             "modality out of the source"
         )
     told = [name or "" for name in file.descriptions]
-    found, wanted = [_band_key(name) for name in told], [_band_key(name) for name in row.bands]
+    found, wanted = [band_key(name) for name in told], [band_key(name) for name in row.bands]
     if not _names_bands(told, found, wanted):
         return list(range(1, row.num_bands + 1))
     if sorted(found) != sorted(wanted):
@@ -81,7 +81,7 @@ def _names_bands(told: Sequence[str], found: Sequence[str], wanted: Sequence[str
     return all(told) and list(told) != counted and not set(found).isdisjoint(wanted)
 
 
-def _band_key(name: str) -> str:
+def band_key(name: str) -> str:
     """What `B08`, `B8`, `8` and `08 - NIR` call alike; other names without their case."""
     match = _NUMBERED.fullmatch(name.strip())
     return match[1].upper() if match else name.strip().lower()

@@ -12,6 +12,7 @@ from shards.add import add_modalities
 from shards.build import build
 from shards.dataset import open_dataset
 from shards.errors import ShardError
+from shards.extra import hold_extra
 from shards.verify import verify
 from tests.shards.helpers import (
     command_for,
@@ -100,6 +101,19 @@ def test_another_place_by_the_same_key_is_a_fault(
         add_modalities(open_dataset(out), config_for(late, out), quiet=True)
     (added,) = add_modalities(open_dataset(out), config_for(late, out, max_bad=1), quiet=True)
     assert (added.num_present, [fault.key for fault in added.faults]) == (3, ["place1"])
+
+
+def test_two_that_add_the_same_do_not_write_at_once(tmp_path: Path) -> None:
+    source, late, out = make_collection(tmp_path / "in", num=2), tmp_path / "late", tmp_path / "set"
+    move_out(source, "DEM", late)
+    build(config_for(source, out), quiet=True)
+    dataset = open_dataset(out)
+    with hold_extra(dataset, "DEM") as mine:
+        assert mine
+        with pytest.raises(ShardError, match=r"another process is adding DEM to .*wait for it"):
+            add_modalities(dataset, config_for(late, out), quiet=True)
+    (added,) = add_modalities(dataset, config_for(late, out), quiet=True)
+    assert added.num_present == 2
 
 
 @pytest.mark.parametrize(
