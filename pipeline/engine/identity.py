@@ -17,12 +17,17 @@ MADE_OF = "made_of"
 _ADVICE = "name a finished run or an artifact"
 
 
+def find(path: Path) -> Path:
+    """The artifact that a path means: itself, or that of a run, which may have none yet."""
+    return path if (path / "config.json").is_file() else path / "artifact"
+
+
 def artifact_folder(path: Path, advice: str = _ADVICE) -> Path:
     """The folder of a run's model, or of an artifact itself. Raises RunError where there is none."""
-    for folder in (path, path / "artifact"):
-        if (folder / "config.json").is_file():
-            return folder
-    raise RunError(f"no model in {path}; {advice}")
+    folder = find(path)
+    if not (folder / "config.json").is_file():
+        raise RunError(f"no model in {path}; {advice}")
+    return folder
 
 
 def model_digest(path: Path, advice: str = _ADVICE) -> str:

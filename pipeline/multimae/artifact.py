@@ -19,6 +19,7 @@ from configs.schema import Modality, MultiMAEConfig
 from pipeline.data.transforms import Normaliser
 from pipeline.engine.artifact import read_record, read_weights, write_artifact
 from pipeline.engine.errors import RunError
+from pipeline.engine.identity import find as find
 from pipeline.multimae.groups import GroupTable
 from pipeline.multimae.model import MultiMAE
 
@@ -67,8 +68,3 @@ def load(folder: Path, device: torch.device | str = "cpu") -> tuple[MultiMAE, De
     model = MultiMAE(about.table, about.config, statistics)
     model.load_state_dict(read_weights(folder), strict=True)
     return model.to(device).eval(), about
-
-
-def find(path: Path) -> Path:
-    """The artifact that a path means: itself, or that of a run."""
-    return path if (path / "config.json").is_file() else path / "artifact"

@@ -21,6 +21,7 @@ from pipeline.data.transforms import Normaliser
 from pipeline.engine.artifact import WEIGHTS, read_record, write_artifact
 from pipeline.engine.artifact import read_weights as read_all
 from pipeline.engine.errors import RunError
+from pipeline.engine.identity import find as find
 from pipeline.stage2.layout import Layout
 from pipeline.stage2.model import MaskedTransformer
 
@@ -99,8 +100,3 @@ def read_weights(folder: Path, names: Iterable[str]) -> dict[str, Tensor]:
         if missing := [n for n in wanted if n not in held]:
             raise RunError(f"{folder} lacks {', '.join(missing[:3])}: it is of another model")
         return {name: file.get_tensor(name) for name in wanted}
-
-
-def find(path: Path) -> Path:
-    """The artifact that a path means: itself, or that of a run."""
-    return path if (path / "config.json").is_file() else path / "artifact"
